@@ -260,7 +260,8 @@ def sse_frame(name: str, json: bytes, cursor: str = "") -> bytes:
 def decode_message(frame: bytes | str, codec: Codec) -> ServerMessage:
     """A server's frame, as a client reads it."""
     data = frame if codec == "json" else _json_of_msgpack(_bytes(frame))
-    return _server.decode(data)
+    message: ServerMessage = _server.decode(data)
+    return message
 
 
 def decode_request(frame: bytes | str, codec: Codec) -> Request:
@@ -274,7 +275,7 @@ def decode_request(frame: bytes | str, codec: Codec) -> Request:
     if kind not in REQUESTS:
         raise ProtocolError(f"unknown message type {kind!r}", hint=f"one of {', '.join(REQUESTS)}")
     try:
-        request: Request = msgspec.convert(plain, Request)  # type: ignore[arg-type]
+        request: Request = msgspec.convert(plain, Request)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"{kind}: {error}") from None
     return request
