@@ -179,11 +179,12 @@ class Reset(Struct, tag="reset", tag_field="type", omit_defaults=True):
     more: bool = False
 
 
-class Fresh(Struct, tag="cursor", tag_field="type"):
+class Fresh(Struct, tag="cursor", tag_field="type", omit_defaults=True):
     """A newer cursor for a subscription to which nothing happened."""
 
     channel: str
     cursor: str
+    key: str | UnsetType = UNSET
 
 
 class Source(Struct, tag="source", tag_field="type"):

@@ -1,0 +1,228 @@
+"""The channels that this node follows, and what keeps each of them whole.
+
+Deliveries may get lost or arrive twice; offsets show it. What follows a channel's position is passed to the hub; a hole
+is filled from the history, in order; where history is gone, each session gets a new snapshot (`reset`). So the hub
+sees every event once and in order, and knows nothing of all this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from .brokers.base import Broker
+from .errors import BrokerDown, CursorLost, RealtimeError, Unavailable
+from .hub import Hub
+from .metrics import Metrics
+from .protocol import Cursor, Failure, Placed
+from .session import Subscription
+from .stores.base import Snapshot
+from .tasks import Tasks, delays
+
+log = logging.getLogger("realtime.channels")
+
+IDLE = 5.0  # seconds that a channel without listeners is still followed: polls come and go
+SWEEP = 1.0  # seconds between two looks for such channels
+CHECK = 20.0  # seconds between two comparisons of all positions with the history
+
+Read = Callable[[str, Sequence[str] | None], Awaitable[Snapshot]]  # channel, keys (None: all)
+Heard = Callable[[Placed], None]
+
+
+class Channel:
+    """One channel that this node follows, and how far it has passed it on."""
+
+    __slots__ = ("idle_since", "lock", "missing", "name", "position", "repairing", "version")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lock = asyncio.Lock()  # beginning and ceasing to follow, one at a time
+        self.position: Cursor | None = None  # None: not followed
+        self.version = ""  # of the newest event passed on
+        self.missing = False  # something came that did not follow: a repair has to look (again)
+        self.repairing: asyncio.Task[None] | None = None
+        self.idle_since = time.monotonic()
+
+    @property
+    def place(self) -> Cursor:
+        if self.position is None:
+            raise BrokerDown(f"{self.name} is not followed any more")
+        return self.position
+
+    def follows(self, event: Placed) -> bool:
+        position, cursor = self.position, event.cursor
+        return position is not None and position.epoch == cursor.epoch and position.offset + 1 == cursor.offset
+
+    def has(self, event: Placed) -> bool:
+        position, cursor = self.position, event.cursor
+        return position is not None and position.epoch == cursor.epoch and position.offset >= cursor.offset
+
+
+class Channels:
+    """`read` reads a snapshot; `heard` is told of each event that was passed on."""
+
+    def __init__(self, broker: Broker, hub: Hub, metrics: Metrics, read: Read, heard: Heard) -> None:
+        self._broker, self._hub, self._metrics = broker, hub, metrics
+        self._read, self._heard = read, heard
+        self._channels: dict[str, Channel] = {}
+        self._tasks = Tasks()
+
+    def open(self) -> None:
+        self._tasks.every(SWEEP, self._let_idle_go, "idle channels")
+        self._tasks.every(CHECK, self._check, "positions")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    # following ------------------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Channel | None:
+        return self._channels.get(name)
+
+    async def follow(self, name: str) -> Channel:
+        """The channel, followed: from its position on, every event reaches the hub. Its listener is there already."""
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name)
+            self._metrics.channels.set(len(self._channels))
+        async with channel.lock:
+            if channel.position is None:
+                await self._broker.subscribe(name)
+                channel.position = await self._broker.position(name)
+                if channel.missing:  # it came while the position was on its way, which may be from before or after it
+                    self._start_repair(channel)
+        return channel
+
+    async def _let_idle_go(self) -> None:
+        """Stop following what nobody has listened to for a while."""
+        for channel in list(self._channels.values()):
+            if self._hub.listening(channel.name):
+                channel.idle_since = time.monotonic()
+            elif time.monotonic() - channel.idle_since > IDLE:
+                await self._let_go(channel)
+
+    async def _let_go(self, channel: Channel) -> None:
+        async with channel.lock:
+            if self._hub.listening(channel.name):
+                return
+            channel.position, channel.missing = None, False
+            await self._broker.unsubscribe(channel.name)
+            if not self._hub.listening(channel.name):  # else its listener waits for the lock and begins anew
+                del self._channels[channel.name]
+                self._metrics.channels.set(len(self._channels))
+
+    # delivering -----------------------------------------------------------------------------------------------------
+
+    def deliver(self, name: str, events: Sequence[Placed]) -> None:
+        """The broker's callback. No events: the channel's epoch changed."""
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        if not events:
+            self.repair(channel)
+        for event in events:
+            if channel.follows(event):
+                self._pass_on(channel, event)
+            elif not channel.has(event):
+                self.repair(channel)
+
+    def _pass_on(self, channel: Channel, event: Placed) -> None:
+        channel.position, channel.version = event.cursor, event.event.version
+        self._metrics.deliveries.inc(self._hub.deliver(channel.name, event))
+        self._heard(event)
+
+    # repairing ------------------------------------------------------------------------------------------------------
+
+    async def _check(self) -> None:
+        self.compare()
+
+    def compare(self) -> None:
+        """Look into every channel's history: it shows also a lost event after which nothing came."""
+        for channel in list(self._channels.values()):
+            self.repair(channel)
+
+    def repair(self, channel: Channel) -> None:
+        channel.missing = True
+        if channel.position is not None:
+            self._start_repair(channel)
+
+    async def repaired(self, channel: Channel) -> None:
+        self.repair(channel)
+        if channel.repairing is not None:
+            await asyncio.wait([channel.repairing])
+
+    def _start_repair(self, channel: Channel) -> None:
+        if channel.repairing is None:
+            channel.repairing = self._tasks.start(self._mend(channel), f"repair {channel.name}")
+
+    async def _mend(self, channel: Channel) -> None:
+        pauses = delays()
+        try:
+            while channel.missing and channel.position is not None:
+                channel.missing = False
+                try:
+                    await self._catch_up(channel, channel.position)
+                except BrokerDown:
+                    channel.missing = True
+                    await asyncio.sleep(next(pauses))
+        finally:
+            channel.repairing = None
+
+    async def _catch_up(self, channel: Channel, position: Cursor) -> None:
+        try:
+            missed = await self._broker.history(channel.name, position)
+        except CursorLost as lost:
+            await self._reset(channel, lost.reason)
+        else:
+            for event in filter(channel.follows, missed):  # it may have been delivered after all, meanwhile
+                self._metrics.repairs.inc()
+                self._pass_on(channel, event)
+
+    async def _reset(self, channel: Channel, reason: str) -> None:
+        """Give every session of the channel the state anew."""
+        position = await self._broker.position(channel.name)
+        log.warning("reset of %s (%s)", channel.name, reason)
+        self._metrics.resets.labels(reason).inc()
+        every: list[Subscription] = []
+        by_key: list[Subscription] = []
+        for subscription in self._hub.listeners(channel.name):
+            if subscription.line is None:
+                (every if subscription.key is None else by_key).append(subscription)
+                subscription.begin()
+            else:  # it reads on its own, and what it read is void
+                subscription.stale = True
+        channel.position, channel.version = position, ""
+        for subscriptions in filter(None, (every, by_key)):
+            await self._show_again(channel, subscriptions, reason)
+
+    async def _show_again(self, channel: Channel, subscriptions: Sequence[Subscription], reason: str) -> None:
+        """One snapshot for all of them. They stay in line for as long as the store is down."""
+        keys = sorted({each.key for each in subscriptions if each.key is not None}) or None
+        pauses = delays()
+        while True:
+            for subscription in subscriptions:
+                subscription.begin()
+            position = channel.place
+            try:
+                snapshot = await self._read(channel.name, keys)
+            except Unavailable:
+                await asyncio.sleep(next(pauses))
+            except RealtimeError as error:  # the collection is gone, or has grown too large to show
+                for subscription in filter(_held, subscriptions):
+                    subscription.session.send(Failure(subscription.id, error.code, str(error), error.hint or ""))
+                return
+            else:
+                if not any(subscription.stale for subscription in subscriptions):
+                    break
+        cursor = Cursor(position.epoch, position.offset, snapshot.fence)
+        for subscription in filter(_held, subscriptions):
+            key, items = subscription.key, snapshot.items
+            mine = items if key is None else {key: items[key]} if key in items else {}
+            subscription.reset(cursor, mine, reason)
+
+
+def _held(subscription: Subscription) -> bool:
+    """Whether its client still has it: it may have left while something was awaited."""
+    return subscription.session.subscriptions.get(subscription.id) is subscription

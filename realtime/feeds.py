@@ -1,0 +1,96 @@
+"""Carries each store's changes to the broker, one holder at a time.
+
+A feed is a loop without memory: take the lease, go on from the mark that the last holder kept, publish, keep the mark.
+Whatever breaks, it starts again from the mark; the broker ignores what it already has, so that at-least-once here is
+exactly once in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from contextlib import aclosing
+from itertools import groupby
+
+from .brokers.base import Broker, Lease, LeaseLost
+from .errors import Unavailable
+from .metrics import Metrics
+from .protocol import Change
+from .stores.base import Batch, Lost, Store
+from .tasks import Tasks, delays
+
+log = logging.getLogger("realtime.feeds")
+
+
+class Feed:
+    """The running task of one store."""
+
+    def __init__(self, store: Store, broker: Broker, metrics: Metrics) -> None:
+        self.store, self._broker, self._metrics = store, broker, metrics
+        self.error: str | None = None  # why the feed does not run at present, on the node that should run it
+        self._pauses = delays()
+        self._tasks = Tasks()
+
+    def open(self) -> None:
+        self._tasks.start(self._run(), f"feed {self.store.name}")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with self._broker.lease(self.store.name) as lease:
+                    await self._hold(lease)
+            except (Unavailable, LeaseLost) as error:
+                self._say(str(error))
+            except Exception as error:  # a feed must not die of a defect that one change shows
+                log.exception("the feed of %s broke", self.store.name)
+                self._say(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(next(self._pauses))
+
+    def _say(self, error: str) -> None:
+        if self.error != error:
+            log.warning("the feed of %s waits: %s", self.store.name, error)
+        self.error = error
+
+    async def _hold(self, lease: Lease) -> None:
+        name = self.store.name
+        holder = self._metrics.feed_holder.labels(name)
+        holder.set(1)
+        self._metrics.takeovers.labels(name).inc()
+        try:
+            async with aclosing(self.store.changes(lease.mark)) as changes:
+                async for found in changes:
+                    await self._carry(lease, found)
+                    self._running()
+        finally:
+            holder.set(0)
+
+    async def _carry(self, lease: Lease, found: Batch | Lost) -> None:
+        """Publish first, keep the mark after: a crash in between repeats changes, which the broker ignores."""
+        name = self.store.name
+        if isinstance(found, Lost):
+            log.warning("new epochs for %s: %s", ", ".join(found.collections or [f"all of {name}"]), found.reason)
+            await lease.renew(found.collections, found.reason)
+        else:
+            for collection, changes in _by_collection(found.changes):
+                await self._broker.publish(f"{name}/{collection}", changes)
+                self._metrics.published.labels(name).inc(len(changes))
+        await lease.keep(found.mark)
+
+    def _running(self) -> None:
+        if self.error is not None:
+            log.info("the feed of %s runs again", self.store.name)
+            self.error, self._pauses = None, delays()
+
+
+def _by_collection(changes: Iterable[Change]) -> Iterable[tuple[str, list[Change]]]:
+    """In order within each collection; there is no order across channels to keep."""
+    for collection, group in groupby(sorted(changes, key=_collection), key=_collection):
+        yield collection, list(group)
+
+
+def _collection(change: Change) -> str:
+    return change.collection

@@ -1,0 +1,240 @@
+"""The one object that transports speak to: subscribe, read, write.
+
+A subscription listens first, then reads: the position before the snapshot, so that the snapshot may be ahead of the
+position but never behind it. What the snapshot is ahead by, its fence says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from msgspec import Raw, Struct
+
+from .brokers.base import Broker
+from .channels import Channel, Channels
+from .errors import BrokerDown, CursorLost, NotFound, TooLarge, UnknownChannel
+from .hub import Hub
+from .metrics import Metrics
+from .protocol import Condition, Cursor, Placed, Source, Subscribe, split_channel
+from .session import Session, Subscription
+from .sources import Sources
+from .stores.base import Snapshot, Store, Written
+
+MAX_ITEMS = 10_000  # of a snapshot of all keys
+WAIT = 10.0  # seconds that a write waits for its event
+
+
+class Item(Struct):
+    value: Raw
+    cursor: Cursor | None  # None while the broker is down
+
+
+class Node:
+    def __init__(self, name: str, broker: Broker, stores: Sequence[Store], metrics: Metrics) -> None:
+        self.name, self.metrics = name, metrics
+        self.stores: Mapping[str, Store] = {store.name: store for store in stores}
+        self.sources = Sources(stores, metrics, self._tell)
+        self._broker, self._hub = broker, Hub()
+        self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard)
+
+    async def open(self) -> None:
+        await self._broker.open(self._channels.deliver, self._recovered, self.sources.broken)
+        self._channels.open()
+        await self.sources.open()
+
+    async def close(self) -> None:
+        """Ends what runs; the broker and the stores belong to whoever made them."""
+        await self.sources.close()
+        await self._channels.close()
+
+    # subscribing ----------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, session: Session, request: Subscribe) -> Subscription:
+        """Answer with `subscribed`, then events. Leaves no trace when it raises (RealtimeError) or is cancelled."""
+        store, _ = self._store_of(request.channel)
+        cursor = Cursor.parse(request.cursor) if request.cursor else None
+        subscription = self._listen(session, request)
+        try:
+            await self._join(subscription, cursor)
+        except BaseException:
+            self.unsubscribe(subscription)
+            raise
+        if (source := self.sources.states[store.name]).state != "live":
+            session.send(source)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        if subscription.session.subscriptions.pop(subscription.id, None) is not None:
+            self.metrics.subscriptions.dec()
+            self._hub.remove(subscription)
+
+    def release(self, session: Session) -> None:
+        """The session ends: forget all of it."""
+        for subscription in list(session.subscriptions.values()):
+            self.unsubscribe(subscription)
+
+    def refresh(self, session: Session) -> None:
+        """Queue a newer cursor for each subscription that events passed by."""
+        for subscription in session.subscriptions.values():
+            channel = self._channels.get(subscription.channel)
+            if channel is not None and channel.position is not None:
+                before = subscription.cursor
+                if subscription.refresh(channel.position, channel.version) != before:
+                    session.send(subscription.fresh())
+
+    def _listen(self, session: Session, request: Subscribe) -> Subscription:
+        store, _ = self._store_of(request.channel)
+        subscription = session.add(request, store.contains)
+        self._hub.add(subscription)
+        self.metrics.subscriptions.inc()
+        return subscription
+
+    async def _join(self, subscription: Subscription, cursor: Cursor | None) -> None:
+        reason = ""
+        while True:
+            subscription.begin()
+            channel = await self._channels.follow(subscription.channel)
+            if cursor is None:
+                done = await self._show(subscription, channel.place, reason)
+            else:
+                try:
+                    done = await self._resume(subscription, channel, cursor)
+                except CursorLost as lost:
+                    done, cursor, reason = False, None, lost.reason
+                self.metrics.resumes.labels(reason or "resumed").inc()
+            if done:
+                return
+
+    async def _show(self, subscription: Subscription, position: Cursor, reason: str) -> bool:
+        key = subscription.key
+        snapshot = await self._read(subscription.channel, None if key is None else [key])
+        if subscription.stale:
+            return False
+        subscription.show(Cursor(position.epoch, position.offset, snapshot.fence), snapshot.items, reason)
+        return True
+
+    async def _resume(self, subscription: Subscription, channel: Channel, cursor: Cursor) -> bool:
+        history = await self._since(channel, cursor)
+        if subscription.stale:
+            return False
+        subscription.resume(cursor, history)
+        return True
+
+    async def _since(self, channel: Channel, cursor: Cursor) -> Sequence[Placed]:
+        """Every event after the cursor that a subscription which listens already will not be delivered."""
+        position = channel.place
+        if (cursor.epoch, cursor.offset) == (position.epoch, position.offset):
+            return ()
+        history = await self._broker.history(channel.name, cursor)
+        if cursor.epoch != channel.place.epoch:
+            # The log knows the cursor, but this node follows an epoch that has ended, unheard of as yet.
+            await self._channels.repaired(channel)
+            if cursor.epoch != channel.place.epoch:
+                raise CursorLost("epoch")
+        return history
+
+    async def _read(self, name: str, keys: Sequence[str] | None) -> Snapshot:
+        """A snapshot of some keys, or of all where they are not too many."""
+        store, collection = self._store_of(name)
+        if keys is not None:
+            return await store.snapshot(collection, keys)
+        snapshot = await store.snapshot(collection, limit=MAX_ITEMS)
+        if snapshot.next is not None:
+            raise TooLarge(f"{name} has more than {MAX_ITEMS} items", hint="subscribe to the keys that you need")
+        return snapshot
+
+    def _tell(self, source: Source) -> None:
+        """Each session that listens to the store."""
+        channels = (name for name in self._hub.channels() if name.startswith(f"{source.store}/"))
+        sessions = {each.session: None for name in channels for each in self._hub.listeners(name)}
+        for session in sessions:
+            session.send(source)
+
+    # reading and writing --------------------------------------------------------------------------------------------
+
+    async def read(self, name: str, key: str) -> Item:
+        """One value. Raises NotFound."""
+        store, collection = self._store_of(name)
+        position = await self._place(name)
+        snapshot = await store.snapshot(collection, [key])
+        if key not in snapshot.items:
+            raise NotFound(f"no key {key!r} in {name}")
+        return Item(snapshot.items[key], _fenced(position, snapshot.fence))
+
+    async def page(self, name: str, after: str | None, limit: int) -> tuple[Snapshot, Cursor | None]:
+        """Up to `limit` items after a key; a cursor only where they are the whole collection."""
+        store, collection = self._store_of(name)
+        position = await self._place(name)
+        snapshot = await store.snapshot(collection, after=after, limit=limit)
+        whole = after is None and snapshot.next is None
+        return snapshot, _fenced(position, snapshot.fence) if whole else None
+
+    async def put(self, name: str, key: str | None, value: Raw, condition: Condition) -> Written:
+        store, collection = self._store_of(name)
+        return await store.put(collection, key, value, condition)
+
+    async def patch(self, name: str, key: str, value: Raw, condition: Condition) -> Written:
+        store, collection = self._store_of(name)
+        return await store.patch(collection, key, value, condition)
+
+    async def delete(self, name: str, key: str, condition: Condition) -> Written:
+        store, collection = self._store_of(name)
+        return await store.delete(collection, key, condition)
+
+    async def heard(self, name: str, write: Callable[[], Awaitable[Written]]) -> tuple[Written, Placed | None]:
+        """Write, and wait until the write's event is in the log: the event, or None when that takes too long."""
+        async with self._listening(name) as (session, woken):
+            written = await write()
+            try:
+                async with asyncio.timeout(WAIT):
+                    while True:
+                        for message in session.take():
+                            if isinstance(message, Placed) and _tells_of(message, written):
+                                return written, message
+                        await woken.wait()
+                        woken.clear()
+            except TimeoutError:
+                return written, None
+
+    @asynccontextmanager
+    async def _listening(self, name: str) -> AsyncIterator[tuple[Session, asyncio.Event]]:
+        """A session of our own that hears every event of the channel from now on."""
+        woken = asyncio.Event()
+        session = Session(woken.set)
+        subscription = self._listen(session, Subscribe(0, name))
+        try:
+            subscription.follow((await self._channels.follow(name)).place)
+            yield session, woken
+        finally:
+            self.release(session)
+
+    async def _place(self, name: str) -> Cursor | None:
+        channel = self._channels.get(name)
+        if channel is not None and channel.position is not None:
+            return channel.position
+        try:
+            return await self._broker.position(name)
+        except BrokerDown:
+            return None  # what is in the stores can be read all the same
+
+    def _store_of(self, name: str) -> tuple[Store, str]:
+        store, collection = split_channel(name)
+        if store not in self.stores:
+            raise UnknownChannel(f"no store {store!r}", hint=f"the stores here: {', '.join(self.stores)}")
+        return self.stores[store], collection
+
+    def _recovered(self) -> None:
+        """Deliveries may be missing: compare every channel with its history."""
+        self.sources.recovered()
+        self._channels.compare()
+
+
+def _fenced(position: Cursor | None, fence: str) -> Cursor | None:
+    return None if position is None else Cursor(position.epoch, position.offset, fence)
+
+
+def _tells_of(event: Placed, written: Written) -> bool:
+    """Whether this event tells of that write, or of one after it (rule 2 of the stores' contract)."""
+    return event.event.key == written.key and event.event.version >= written.version

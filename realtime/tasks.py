@@ -1,0 +1,60 @@
+"""Background tasks with an owner, a name and a loud death.
+
+Whoever owns a `Tasks` closes it; closing is cancelling, and the only way a loop ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from random import uniform
+
+log = logging.getLogger("realtime.tasks")
+
+
+class Tasks:
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Nobody needs to await it: it logs what ended it, if that was not cancellation."""
+        task = asyncio.create_task(_loud(work, name), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def every(self, period: float, step: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+        """Take a step, wait about `period` seconds, for ever; a step that fails is logged, and the next one taken."""
+        return self.start(_repeat(period, step, name), name)
+
+    async def close(self) -> None:
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def delays(first: float = 0.1, longest: float = 5.0) -> Iterator[float]:
+    """Seconds between tries: doubling, with jitter, so that nodes that lost the same thing do not come back at once."""
+    limit = first
+    while True:
+        yield uniform(limit / 2, limit)  # noqa: S311
+        limit = min(limit * 2, longest)
+
+
+async def _loud(work: Coroutine[None, None, None], name: str) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("%s died", name)
+
+
+async def _repeat(period: float, step: Callable[[], Awaitable[None]], name: str) -> None:
+    while True:
+        try:
+            await step()
+        except Exception:
+            log.exception("%s failed", name)
+        await asyncio.sleep(uniform(period * 0.8, period))  # noqa: S311
