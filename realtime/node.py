@@ -14,13 +14,13 @@ from msgspec import Raw, Struct
 
 from .brokers.base import Broker
 from .channels import Channel, Channels
-from .errors import BrokerDown, CursorLost, NotFound, TooLarge, UnknownChannel
+from .errors import BrokerDown, CursorLost, NotFound, ProtocolError, TooLarge, UnknownChannel
 from .hub import Hub
 from .metrics import Metrics
 from .protocol import Condition, Cursor, Placed, Source, Subscribe, split_channel
 from .session import Session, Subscription
 from .sources import Sources
-from .stores.base import Snapshot, Store, Written
+from .stores.base import Snapshot, Spoken, Store, Written
 
 MAX_ITEMS = 10_000  # of a snapshot of all keys
 WAIT = 10.0  # seconds that a write waits for its event
@@ -162,6 +162,13 @@ class Node:
         if key not in snapshot.items:
             raise NotFound(f"no key {key!r} in {name}")
         return Item(snapshot.items[key], _fenced(position, snapshot.fence))
+
+    def sentence(self, name: str, value: Raw) -> str:
+        """The value in words, where its store has them. Raises ProtocolError."""
+        store, _ = self._store_of(name)
+        if not isinstance(store, Spoken):
+            raise ProtocolError(f"{store.name} has no text form", hint="leave ?format=text out")
+        return store.sentence(value)
 
     async def page(self, name: str, after: str | None, limit: int) -> tuple[Snapshot, Cursor | None]:
         """Up to `limit` items after a key; a cursor only where they are the whole collection."""

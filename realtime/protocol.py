@@ -252,6 +252,11 @@ def encode(message: Outgoing, codec: Codec) -> bytes:
     return json if codec == "json" else to_msgpack(json)
 
 
+def tag_of(message: Message) -> str:
+    """Its `type` on the wire."""
+    return str(message.__struct_config__.tag)
+
+
 def sse_frame(name: str, json: bytes, cursor: str = "") -> bytes:
     """One server-sent event; `json` has no raw line breaks. (WHATWG HTML, 9.2.6)"""
     place = f"id: {cursor}\n".encode() if cursor else b""

@@ -206,6 +206,10 @@ class Places:
                 fence = "" if beyond(cursor.fence, version) else cursor.fence
                 self._of[name] = Cursor(place.epoch, place.offset, fence)
 
+    @property
+    def single(self) -> bool:
+        return len(self._of) == 1
+
     def __str__(self) -> str:
         return "~".join(map(str, self._of.values()))
 

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Raw, Struct
 
@@ -56,6 +56,13 @@ class Lost(Struct):
     reason: str
     mark: str
     collections: tuple[str, ...] | None = None
+
+
+@runtime_checkable
+class Spoken(Protocol):
+    """What a store may be besides: its values can be said in a sentence (`?format=text`)."""
+
+    def sentence(self, value: Raw) -> str: ...
 
 
 class Store(Protocol):

@@ -1,0 +1,5 @@
+"""`python -m realtime`."""
+
+from .cli import main
+
+main()

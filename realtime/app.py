@@ -1,0 +1,160 @@
+"""The composition root: the one place that names concrete brokers and stores, and the order in which parts live."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, StaticFileHandler
+
+from .brokers.base import Broker
+from .brokers.redis import RedisBroker
+from .config import Config
+from .errors import StartError
+from .feeds import Feed
+from .handlers.base import Door, Handler, Missing
+from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
+from .handlers.pages import PageHandler
+from .handlers.rest import CollectionHandler, ItemHandler, ManyHandler
+from .handlers.websocket import LiveSocket
+from .metrics import Metrics
+from .node import Node
+from .stores.base import Store
+from .stores.keeper import RedisKeeper
+from .stores.mongo import MongoStore
+from .stores.postgres import PostgresStore
+from .stores.redis import RedisStore
+from .stores.weather import WeatherStore
+
+log = logging.getLogger("realtime.app")
+
+DEMO_PERIOD = 2.0  # seconds between two simulated observations
+QUIET = 0.2  # seconds between saying "not ready" and closing the door
+
+
+def stores_of(config: Config, urls: Mapping[str, str]) -> list[Store]:
+    """`urls`: of postgres, redis and mongo."""
+    weather = config.weather
+    return [
+        PostgresStore(urls["postgres"], config.tables),
+        MongoStore(urls["mongo"]),
+        RedisStore(urls["redis"]),
+        WeatherStore(
+            weather.places,
+            uri=weather.uri,
+            period=DEMO_PERIOD if config.demo else weather.period,
+            simulated=config.demo,
+            keeper=RedisKeeper(urls["redis"]),
+        ),
+    ]
+
+
+def name_of(config: Config) -> str:
+    return config.node or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def application(door: Door) -> Application:
+    web = _web()
+    part = r"([^/]+)"
+    given = {"door": door}
+    return Application(
+        [
+            (r"/", PageHandler, given),
+            (r"/healthz", AliveHandler, given),
+            (r"/readyz", ReadyHandler, given),
+            (r"/metrics", MetricsHandler, given),
+            (r"/v1/stores", StoresHandler, given),
+            (r"/v1/live", ManyHandler, given),
+            (r"/v1/ws", LiveSocket, given),
+            (rf"/v1/{part}/{part}", CollectionHandler, given),
+            (rf"/v1/{part}/{part}/{part}", ItemHandler, given),
+            (r"/static/(.*)", StaticFileHandler, {"path": str(web / "static")}),
+        ],
+        default_handler_class=Missing,
+        default_handler_args=given,
+        template_path=str(web / "templates"),
+        log_function=_count,
+        cross_origin_protection=True,  # a page of another site writes nothing here
+        websocket_ping_interval=25,
+        websocket_ping_timeout=20,
+        websocket_max_message_size=1 << 16,
+    )
+
+
+class Service:
+    """One node: broker, stores, feeds, node and HTTP server, opened in this order and closed in the other."""
+
+    def __init__(self, config: Config, broker: Broker, stores: Sequence[Store], name: str) -> None:
+        self.config, self.metrics = config, Metrics()
+        self.node = Node(name, broker, stores, self.metrics)
+        self.feeds = [Feed(store, broker, self.metrics) for store in stores]
+        self.door = Door(self.node, self.feeds, demo=config.demo)
+        self.port = 0  # the real one, once open
+        self._broker, self._stores = broker, stores
+        self._server = HTTPServer(application(self.door), idle_connection_timeout=75, body_timeout=30)
+        self._stack = AsyncExitStack()
+
+    @classmethod
+    def of(cls, config: Config, urls: Mapping[str, str]) -> Service:
+        name = name_of(config)
+        history = config.history
+        broker = RedisBroker(urls["redis"], name, history=history.events, history_ttl=history.seconds)
+        return cls(config, broker, stores_of(config, urls), name)
+
+    async def open(self) -> None:
+        """Raises StartError where the port is taken. Stores and broker may come up later."""
+        sockets = _bind(self.config.host, self.config.port)
+        self._stack.callback(lambda: [each.close() for each in sockets])
+        for store in self._stores:
+            await store.open()
+            self._stack.push_async_callback(store.close)
+        self._stack.push_async_callback(self._broker.close)
+        self._stack.push_async_callback(self.node.close)
+        await self.node.open()
+        for feed in self.feeds:
+            feed.open()
+            self._stack.push_async_callback(feed.close)
+        self._server.add_sockets(sockets)
+        self.port = sockets[0].getsockname()[1]
+
+    async def drain(self) -> None:
+        """Say that this node goes, let its clients go, take no more."""
+        self.door.draining = True
+        await asyncio.sleep(QUIET)
+        self._server.stop()
+        await self.door.drain(self.config.drain)
+        await self._server.close_all_connections()
+
+    async def close(self) -> None:
+        self._server.stop()
+        await self._server.close_all_connections()
+        await self._stack.aclose()
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, host)
+    except OSError as error:
+        hint = "; choose another with --port, or 0 for any free one" if port else ""
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}") from None
+
+
+def _web() -> Path:
+    """The pages: beside the code in an installed package, at the top of the repository otherwise."""
+    package = Path(__file__).parent
+    packed = package / "_web"
+    return packed if packed.is_dir() else package.parent
+
+
+def _count(handler: object) -> None:
+    if isinstance(handler, Handler):
+        request, status = handler.request, handler.get_status()
+        handler.node.metrics.requests.labels(request.method, str(status)).inc()
+        log.debug("%s %s %d", request.method, request.path, status)

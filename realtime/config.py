@@ -1,0 +1,203 @@
+"""What can be set, as one frozen tree, read once: flags over environment over `realtime.toml` over defaults.
+
+A name that nobody reads is refused, with the name that was probably meant: a misspelt variable that is silently ignored
+costs its owner an evening.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from .errors import ConfigError
+
+PREFIX = "REALTIME_"
+SECRETS = ("database_url", "redis_url", "mongodb_uri")  # may also be given as the name of a file: <NAME>_FILE
+
+
+class Place(Struct, frozen=True, forbid_unknown_fields=True):
+    """A place whose weather is a key of `weather/current`; `key` is that key."""
+
+    key: str
+    city: str
+    country: str
+    lat: float
+    lon: float
+
+
+PLACES = (
+    Place("berlin", "Berlin", "DE", 52.52, 13.41),
+    Place("new-york", "New York", "US", 40.71, -74.01),
+    Place("tokyo", "Tokyo", "JP", 35.69, 139.69),
+)
+
+
+class Weather(Struct, frozen=True, forbid_unknown_fields=True):
+    uri: str = "https://api.open-meteo.com/v1/forecast"
+    period: float = 900.0  # seconds between two requests
+    places: tuple[Place, ...] = PLACES
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ValueError(f"period must be at least 1 second (got {self.period:g})")
+
+
+class History(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of a channel's history the broker keeps for clients that were away."""
+
+    events: int = 1000
+    seconds: int = 3600
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: int = 8888
+    data: Path | None = None  # of the embedded servers; None: where the platform keeps such things
+    demo: bool = False  # sample data that moves, and simulated weather
+    node: str | None = None  # this node's name, None: made from host and process
+    database_url: str | None = None  # None: the embedded server
+    redis_url: str | None = None
+    mongodb_uri: str | None = None
+    tables: tuple[str, ...] = ("entries",)  # of Postgres, each with a primary key
+    weather: Weather = field(default_factory=Weather)
+    history: History = field(default_factory=History)
+    drain: float = 8.0  # seconds for clients to leave at a stop
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be 0 (any free one) to 65535 (got {self.port})")
+
+
+# Names that platforms and the tutorial use. The prefixed name wins.
+ALIASES = {
+    "PORT": ("port",),
+    "SERVER_PORT": ("port",),
+    "DATABASE_URL": ("database_url",),
+    "REDIS_URL": ("redis_url",),
+    "MONGODB_URI": ("mongodb_uri",),
+    "WEATHER_URI": ("weather", "uri"),
+}
+PAIR = ("REDIS_HOST", "REDIS_PORT")  # the tutorial's way to say REDIS_URL
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str], file: Path | None = None) -> Config:
+    """The configuration; `flags` that are None were not given. Raises ConfigError, which names the offending name."""
+    file = file or _file_of(environment)
+    tree = _read(file) if file else {}
+    origin = {path: f"{file}: {'.'.join(path)}" for path in _leaves(tree)}
+    for path, name, value in _settings(environment):
+        _set(tree, path, value)
+        origin[path] = f"environment: {name}"
+    for name, given in flags.items():
+        if given is not None:
+            tree[name] = given
+            origin[(name,)] = f"flag: --{name}"
+    try:
+        return msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), origin)) from None
+
+
+def names() -> list[str]:
+    """Every environment variable that is read."""
+    own = [PREFIX + "__".join(path).upper() for path in _fields(Config)]
+    return [*own, *(f"{PREFIX}{name.upper()}_FILE" for name in SECRETS), f"{PREFIX}CONFIG", *ALIASES, *PAIR]
+
+
+def _file_of(environment: Mapping[str, str]) -> Path | None:
+    if f"{PREFIX}CONFIG" in environment:
+        return Path(environment[f"{PREFIX}CONFIG"])
+    default = Path("realtime.toml")
+    return default if default.is_file() else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config: {file}: {error}") from None
+
+
+def _settings(environment: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str, object]]:
+    """(path, variable, value), the weaker ones first."""
+    known = set(names())
+    for name in environment:
+        if name not in known:
+            _refuse_misspelt(name, known)
+    if PAIR[0] in environment or PAIR[1] in environment:
+        host, port = environment.get(PAIR[0], "localhost"), environment.get(PAIR[1], "6379")
+        yield ("redis_url",), " and ".join(PAIR), f"redis://{host}:{port}"
+    for alias, path in ALIASES.items():
+        if alias in environment:
+            yield path, alias, environment[alias]
+    for path in _fields(Config):
+        name = PREFIX + "__".join(path).upper()
+        if path[0] in SECRETS and f"{name}_FILE" in environment:
+            yield path, f"{name}_FILE", _secret(environment[f"{name}_FILE"])
+        if name in environment:
+            yield path, name, _value(environment[name], path)
+
+
+def _value(text: str, path: tuple[str, ...]) -> object:
+    """Lists come as JSON, or as words with commas between them."""
+    if path == ("tables",):
+        return [word.strip() for word in text.split(",") if word.strip()]
+    if path == ("weather", "places"):
+        try:
+            return msgspec.json.decode(text)
+        except ValueError as error:
+            raise ConfigError(f"config: {PREFIX}WEATHER__PLACES is not JSON: {error}") from None
+    return text
+
+
+def _secret(file: str) -> str:
+    try:
+        return Path(file).read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"config: {file}: {error.strerror}") from None
+
+
+def _refuse_misspelt(name: str, known: set[str]) -> None:
+    """Of all that starts like ours, and of what looks like one of the well-known names but for a slip of the hand."""
+    ours = name.startswith(PREFIX)
+    meant = difflib.get_close_matches(name, known if ours else {*ALIASES} - {"PORT"}, n=1, cutoff=0.6 if ours else 0.85)
+    if ours or meant:
+        hint = f"; did you mean {meant[0]}?" if meant else f"; {PREFIX}… names: {', '.join(sorted(known))}"
+        raise ConfigError(f"config: nobody reads the environment variable {name}{hint}")
+
+
+def _fields(kind: type[Struct], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for each in msgspec.structs.fields(kind):
+        path = (*above, each.name)
+        if isinstance(each.type, type) and issubclass(each.type, Struct):
+            yield from _fields(each.type, path)
+        else:
+            yield path
+
+
+def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*above, name))
+        else:
+            yield (*above, name)
+
+
+def _set(tree: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def _explain(error: str, origin: Mapping[tuple[str, ...], str]) -> str:
+    """msgspec's words, with the name of the thing as its owner wrote it."""
+    text, _, place = error.partition(" - at `$")
+    path = tuple(part for part in place.rstrip("`").split(".") if part)
+    where = next((origin[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origin), ".".join(path))
+    return f"config: {text}" + (f" (from {where})" if where else "")

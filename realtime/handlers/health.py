@@ -1,0 +1,56 @@
+"""For machines that look after this one: alive, ready, and numbers."""
+
+from __future__ import annotations
+
+from ..metrics import CONTENT_TYPE
+from .base import Handler
+
+
+class AliveHandler(Handler):
+    """/healthz: the process answers; asks nobody else."""
+
+    def get(self) -> None:
+        self.answer({"ok": True})
+
+
+class ReadyHandler(Handler):
+    """/readyz: every store asked now, side by side; 503 while one is down, or while this node stops."""
+
+    async def get(self) -> None:
+        sources = self.node.sources
+        await sources.check()
+        feeds = {feed.store.name: feed.error for feed in self.door.feeds}
+        stores = {
+            name: {"state": source.state, "error": sources.errors[name] or feeds.get(name)}
+            for name, source in sources.states.items()
+        }
+        broker = {"state": "down" if sources.cut_off else "live"}
+        down = sources.cut_off or any(source.state == "down" for source in sources.states.values())
+        ready = not (down or self.door.draining)
+        body = {"ready": ready, "node": self.node.name, "draining": self.door.draining}
+        self.answer({**body, "broker": broker, "stores": stores}, 200 if ready else 503)
+
+
+class MetricsHandler(Handler):
+    """/metrics, for Prometheus."""
+
+    def get(self) -> None:
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.finish(self.node.metrics.text())
+
+
+class StoresHandler(Handler):
+    """/v1/stores: what there is, and how current it is."""
+
+    def get(self) -> None:
+        sources = self.node.sources
+        stores = {
+            name: {
+                "state": source.state,
+                "lag": source.lag,
+                "error": sources.errors[name],
+                "collections": sources.collections[name],
+            }
+            for name, source in sources.states.items()
+        }
+        self.answer({"node": self.node.name, "stores": stores})

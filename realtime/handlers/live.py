@@ -1,0 +1,184 @@
+"""Reading that goes on: one selection or several, over long-poll, server-sent events or lines of JSON.
+
+The three differ in how a message is written and in when the answer ends; the conversation with the node is one and the
+same, and so is the cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Raw
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+
+from ..protocol import (
+    Event,
+    Outgoing,
+    Placed,
+    Reset,
+    Source,
+    Subscribe,
+    Subscribed,
+    encode,
+    parse_cursors,
+    sse_frame,
+    tag_of,
+)
+from ..session import Places
+from .base import Conversation, Handler
+
+KEEPALIVE = 15.0  # seconds of silence after which a stream says that it is still there
+LONGEST_POLL, DEFAULT_POLL = 55.0, 25.0
+
+Selection = tuple[str, str | None]  # channel, key
+
+
+class LiveHandler(Handler):
+    """`GET` of anything live; subclasses say what is selected."""
+
+    conversation: Conversation | None = None
+
+    def on_connection_close(self) -> None:
+        if self.conversation is not None:
+            self.conversation.leave()
+
+    def wants_stream(self) -> bool:
+        return self.wants_events() or self.get_query_argument("stream", "") == "ndjson"
+
+    def wants_events(self) -> bool:
+        return "text/event-stream" in self.request.headers.get("Accept", "")
+
+    def wants_poll(self) -> bool:
+        return bool(self.get_query_arguments("cursor") or self.get_query_arguments("wait"))
+
+    async def converse(self, selected: list[Selection]) -> None:
+        requests = self._requests(selected)
+        transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
+        with Conversation(self.door, transport) as self.conversation:
+            places = Places(requests)
+            for request in requests:
+                await self.node.subscribe(self.conversation.session, request)
+            if transport == "poll":
+                await self._poll(self.conversation, places)
+            else:
+                await self._stream(self.conversation, places, EVENTS if transport == "sse" else LINES)
+
+    def _requests(self, selected: list[Selection]) -> list[Subscribe]:
+        text = self.request.headers.get("Last-Event-ID", "") if self.wants_events() else ""
+        text = text or self.get_query_argument("cursor", "")
+        cursors = parse_cursors(text, len(selected)) if text else None
+        return [
+            Subscribe(number, channel, key, str(cursors[number]) if cursors else None)
+            for number, (channel, key) in enumerate(selected)
+        ]
+
+    # long-poll ------------------------------------------------------------------------------------------------------
+
+    async def _poll(self, conversation: Conversation, places: Places) -> None:
+        """Answer at once if there is something, else when there is, or with nothing at the end of `wait`."""
+        wait = self.number("wait", DEFAULT_POLL, 0, LONGEST_POLL)
+        session, found = conversation.session, Found()
+        while True:
+            for message in session.take():
+                places.sent(message)
+                found.add(message)
+            if found or conversation.over or self.door.draining or not await conversation.news(wait):
+                break
+        self.node.refresh(session)  # what passed by since need not be looked through by the next poll
+        for message in session.take():
+            places.sent(message)
+            found.add(message)
+        if not conversation.over:
+            self.answer(self.poll_answer(str(places), found))
+
+    def poll_answer(self, cursor: str, found: Found) -> object:
+        raise NotImplementedError
+
+    # streams --------------------------------------------------------------------------------------------------------
+
+    async def _stream(self, conversation: Conversation, places: Places, form: Form) -> None:
+        self.set_header("Content-Type", form.content_type)
+        self.set_header("X-Accel-Buffering", "no")  # nginx: pass on each message as it comes
+        session = conversation.session
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection):
+            conversation.cut = connection.stream.close
+        try:
+            self.write(form.opening)
+            while not (conversation.over or self.door.draining):
+                for message in session.take():
+                    places.sent(message)
+                    self.write(form.write(message, places))
+                await self.flush()
+                if not await conversation.news(KEEPALIVE):
+                    self.node.refresh(session)
+                    self.write(form.silence)
+            self.finish(form.farewell)
+        except StreamClosedError:
+            pass  # the client left; there is nobody to tell
+
+
+class Found:
+    """What one poll answers: per selection its items, where it was shown them, and the events after that."""
+
+    def __init__(self) -> None:
+        self.items: dict[Selection, dict[str, Raw]] = {}
+        self.events: list[Event] = []
+        self.reason = ""
+        self._unfinished: Selection | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.items or self.events)
+
+    def add(self, message: Outgoing) -> None:
+        match message:
+            case Placed():
+                self.events.append(message.event)
+            case Subscribed(items=dict(part)) | Reset(items=part):
+                self._state(message, part)
+
+    def _state(self, message: Subscribed | Reset, part: dict[str, Raw]) -> None:
+        selection = message.channel, message.key if isinstance(message.key, str) else None
+        if selection == self._unfinished:
+            part = self.items[selection] | part
+        elif isinstance(message, Reset):  # what was told of it before is void
+            self.events = [each for each in self.events if not _selects(selection, each)]
+        self.items[selection] = part
+        self.reason = message.reason
+        self._unfinished = selection if message.more else None
+
+
+def _selects(selection: Selection, event: Event) -> bool:
+    return selection[0] == event.channel and selection[1] in (None, event.key)
+
+
+class Form:
+    """How a stream is written."""
+
+    def __init__(
+        self,
+        content_type: str,
+        write: Callable[[Outgoing, Places], bytes],
+        opening: bytes,
+        silence: bytes,
+        farewell: bytes,
+    ) -> None:
+        self.content_type, self.write = content_type, write
+        self.opening, self.silence, self.farewell = opening, silence, farewell
+
+
+def _event(message: Outgoing, places: Places) -> bytes:
+    """A server-sent event; its id is the cursor of all selections, so that `Last-Event-ID` resumes them all."""
+    if isinstance(message, Placed):
+        return message.sse if places.single else sse_frame(message.event.op, message.json, str(places))
+    complete = not getattr(message, "more", False) and not isinstance(message, Source)
+    return sse_frame(tag_of(message), encode(message, "json"), str(places) if complete else "")
+
+
+def _line(message: Outgoing, _: Places) -> bytes:
+    return encode(message, "json") + b"\n"
+
+
+EVENTS = Form("text/event-stream", _event, b"retry: 1000\n\n", b": still here\n\n", sse_frame("bye", b"{}"))
+LINES = Form("application/x-ndjson", _line, b"", b"", b"")

@@ -1,0 +1,21 @@
+"""The dashboard: one page, whose scripts speak to the same doors as everybody else."""
+
+from __future__ import annotations
+
+from .base import Handler
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+class PageHandler(Handler):
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Content-Security-Policy", POLICY)
+        self.set_header("Referrer-Policy", "no-referrer")
+
+    def get(self) -> None:
+        self.set_header("Cache-Control", "no-cache")
+        self.render("index.html", node=self.node.name, demo=self.door.demo)

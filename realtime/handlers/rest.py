@@ -1,0 +1,182 @@
+"""Items and collections as HTTP resources (RFC 9110): read, write, and read on (`live`).
+
+A write goes to its store and nowhere else. `?wait=1` holds the answer until the write's event is in the log, so that
+whoever reads any replica after the answer reads the write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+from tornado.escape import url_escape
+from tornado.web import stream_request_body
+
+from ..errors import ProtocolError, TooLarge
+from ..protocol import ANYHOW, Condition, parse_value
+from ..stores.base import Written
+from .base import MAX_BODY, Door
+from .live import Found, LiveHandler
+
+PAGE, LONGEST_PAGE = 100, 1000
+
+
+class Page(Struct):
+    items: dict[str, Raw]
+    cursor: str | None  # where the items are the whole collection: subscribe from here
+    next: str | None  # `?after=` of the next page
+
+
+class Poll(Struct, omit_defaults=True):
+    cursor: str
+    items: dict[str, Raw] | None
+    events: list[object]
+    reason: str = ""
+
+
+class Receipt(Struct):
+    version: str
+    key: str | UnsetType = UNSET
+    cursor: str | UnsetType | None = UNSET
+
+
+@stream_request_body
+class RestHandler(LiveHandler):
+    """Bodies are taken piece by piece, so that one that is too large gets an answer instead of a closed connection."""
+
+    def initialize(self, door: Door) -> None:
+        super().initialize(door)
+        self._body = bytearray()
+        self._length = 0
+
+    def data_received(self, chunk: bytes) -> None:
+        self._length += len(chunk)
+        if self._length <= MAX_BODY:
+            self._body += chunk
+
+    def value(self) -> Raw:
+        if self._length > MAX_BODY:
+            raise TooLarge(f"a body of {self._length} bytes", hint=f"a value has at most {MAX_BODY} bytes")
+        if not self._body:
+            raise ProtocolError("the body is empty", hint="send the value as JSON")
+        return parse_value(bytes(self._body))
+
+    def condition(self) -> Condition:
+        """If-Match and If-None-Match. (RFC 9110, 13.1)"""
+        match, none_match = self.request.headers.get("If-Match"), self.request.headers.get("If-None-Match")
+        if none_match is not None:
+            if none_match.strip() != "*" or match is not None:
+                raise ProtocolError(f"a write takes `If-None-Match: *` alone, not {none_match[:80]!r}")
+            return Condition(exists=False)
+        if match is None:
+            return ANYHOW
+        if match.strip() == "*":
+            return Condition(exists=True)
+        return Condition(tuple(each.strip().strip('"') for each in match.split(",")))
+
+    async def write_item(self, channel: str, write: Callable[[], Awaitable[Written]]) -> tuple[Written, Receipt]:
+        """Do it, and wait for its event if asked to; the receipt is the answer's body."""
+        if self.get_query_argument("wait", "0") in ("", "0"):
+            written = await write()
+            return written, Receipt(written.version)
+        written, event = await self.node.heard(channel, write)
+        if event is None:  # it is written, though: the event will come
+            self.set_status(202)
+            return written, Receipt(written.version, cursor=None)
+        return written, Receipt(event.event.version, cursor=event.event.cursor)
+
+    def poll_answer(self, cursor: str, found: Found) -> Poll:
+        items = next(iter(found.items.values()), None)
+        return Poll(cursor, items, list(found.events), found.reason)
+
+
+class ItemHandler(RestHandler):
+    """/v1/{store}/{collection}/{key}"""
+
+    async def get(self, store: str, collection: str, key: str) -> None:
+        channel = f"{store}/{collection}"
+        if self.wants_stream() or self.wants_poll():
+            return await self.converse([(channel, key)])
+        item = await self.node.read(channel, key)
+        if item.cursor is not None:
+            self.set_header("Realtime-Cursor", str(item.cursor))
+        if self.get_query_argument("format", "json") == "text":
+            return self._text(self.node.sentence(channel, item.value))
+        self.tag(item.value)
+        if self.check_etag_header():
+            self.set_status(304)
+            return None
+        return self.answer(item.value)
+
+    async def put(self, store: str, collection: str, key: str) -> None:
+        channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
+        written, receipt = await self.write_item(channel, lambda: self.node.put(channel, key, value, condition))
+        self._receipt(written, receipt)
+
+    async def post(self, store: str, collection: str, key: str) -> None:
+        """As PUT, answered without a body: the tutorial's way."""
+        channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
+        written, _ = await self.write_item(channel, lambda: self.node.put(channel, key, value, condition))
+        self.tag(written.value)
+        self.set_status(204)
+
+    async def patch(self, store: str, collection: str, key: str) -> None:
+        channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
+        written, receipt = await self.write_item(channel, lambda: self.node.patch(channel, key, value, condition))
+        self._receipt(written, receipt)
+
+    async def delete(self, store: str, collection: str, key: str) -> None:
+        channel, condition = f"{store}/{collection}", self.condition()
+        written, receipt = await self.write_item(channel, lambda: self.node.delete(channel, key, condition))
+        self._receipt(written, receipt)
+
+    def _receipt(self, written: Written, receipt: Receipt) -> None:
+        self.tag(written.value)
+        self.answer(receipt, self.get_status())
+
+    def _text(self, sentence: str) -> None:
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish(sentence + "\n")
+
+
+class CollectionHandler(RestHandler):
+    """/v1/{store}/{collection}"""
+
+    async def get(self, store: str, collection: str) -> None:
+        channel = f"{store}/{collection}"
+        if self.wants_stream() or self.wants_poll():
+            return await self.converse([(channel, None)])
+        limit = int(self.number("limit", PAGE, 1, LONGEST_PAGE))
+        snapshot, cursor = await self.node.page(channel, self.get_query_argument("after", None), limit)
+        return self.answer(Page(snapshot.items, str(cursor) if cursor else None, snapshot.next))
+
+    async def post(self, store: str, collection: str) -> None:
+        """A new item under a key that the store makes."""
+        channel, value = f"{store}/{collection}", self.value()
+        written, receipt = await self.write_item(channel, lambda: self.node.put(channel, None, value, ANYHOW))
+        self.tag(written.value)
+        self.set_header("Location", f"/v1/{channel}/{url_escape(written.key, plus=False)}")
+        receipt.key = written.key
+        self.answer(receipt, 202 if self.get_status() == 202 else 201)
+
+
+class ManyHandler(RestHandler):
+    """/v1/live?subscribe=postgres/entries/42&subscribe=weather/current"""
+
+    async def get(self) -> None:
+        selected = [self._selection(text) for text in self.get_query_arguments("subscribe")]
+        if not selected:
+            raise ProtocolError("nothing to subscribe to", hint="?subscribe=store/collection or store/collection/key")
+        if len(set(selected)) < len(selected):
+            raise ProtocolError("the same selection twice")
+        await self.converse(selected)
+
+    def _selection(self, text: str) -> tuple[str, str | None]:
+        store, _, rest = text.partition("/")
+        collection, slash, key = rest.partition("/")
+        return f"{store}/{collection}", key if slash else None
+
+    def poll_answer(self, cursor: str, found: Found) -> Poll:
+        """`items` by selection, as it was asked for; those that were resumed are not in it."""
+        items = {channel if key is None else f"{channel}/{key}": part for (channel, key), part in found.items.items()}
+        return Poll(cursor, items or None, list(found.events), found.reason)  # type: ignore[arg-type]

@@ -1,0 +1,134 @@
+"""The protocol over a WebSocket: many subscriptions, both ways, JSON as text frames or MessagePack as binary ones.
+
+Nothing is awaited in `on_message`, where Tornado reads the pongs: each subscribe runs as a task of its own, and one
+writer sends what waits in the session, so that a store that is slow to answer holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+from ..errors import Draining, RealtimeError, TooMany, TooSlow
+from ..protocol import (
+    Codec,
+    Failure,
+    Ping,
+    Pong,
+    Subscribe,
+    Unsubscribe,
+    Unsubscribed,
+    Welcome,
+    decode_request,
+    encode,
+)
+from ..session import MAX_SUBSCRIPTIONS
+from ..tasks import Tasks
+from .base import HEARTBEAT, Conversation, Handler
+
+log = logging.getLogger("realtime.websocket")
+
+SUBPROTOCOLS: dict[str, Codec] = {"realtime.v1.json": "json", "realtime.v1.msgpack": "msgpack"}
+GOING_AWAY = 1012  # RFC 6455 registry: service restart
+
+
+class LiveSocket(WebSocketHandler, Handler):
+    codec: Codec = "json"
+    conversation: Conversation | None = None
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        chosen = next((name for name in subprotocols if name in SUBPROTOCOLS), None)
+        self.codec = SUBPROTOCOLS[chosen] if chosen else "json"
+        return chosen
+
+    async def prepare(self) -> None:
+        if self.door.draining:
+            raise Draining("this node is stopping")
+
+    def open(self, *_: str, **__: str) -> None:
+        self.set_nodelay(True)
+        self._tasks = Tasks()
+        self._joining: dict[int | str, asyncio.Task[None]] = {}
+        self.conversation = Conversation(self.door, "websocket")
+        self.conversation.cut = self._cut
+        self.door.enter(self.conversation)
+        self.session = self.conversation.session
+        self.session.send(Welcome(self.node.name, HEARTBEAT))
+        self._tasks.start(self._send(self.conversation), "websocket writer")
+
+    def on_message(self, frame: str | bytes) -> None:
+        try:
+            request = decode_request(frame, self.codec)
+        except RealtimeError as error:
+            self._fail(None, error)
+            return
+        match request:
+            case Subscribe():
+                self._subscribe(request)
+            case Unsubscribe():
+                self._unsubscribe(request)
+            case Ping():
+                self.session.send(Pong())
+
+    def on_close(self) -> None:
+        if self.conversation is not None:
+            self.conversation.leave()
+            self.door.leave(self.conversation)
+            closing = asyncio.ensure_future(self._tasks.close())
+            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    # requests -------------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, request: Subscribe) -> None:
+        if request.id in self._joining or len(self._joining) >= MAX_SUBSCRIPTIONS:
+            self._fail(request.id, TooMany(f"subscription {request.id!r} is being answered, or too many others are"))
+            return
+        self._joining[request.id] = self._tasks.start(self._join(request), f"subscribe {request.channel}")
+
+    async def _join(self, request: Subscribe) -> None:
+        try:
+            await self.node.subscribe(self.session, request)
+        except RealtimeError as error:
+            self._fail(request.id, error)
+        finally:
+            self._joining.pop(request.id, None)
+
+    def _unsubscribe(self, request: Unsubscribe) -> None:
+        """Also of one that is not answered yet; of one that does not exist it is no mistake: it is gone."""
+        if (joining := self._joining.pop(request.id, None)) is not None:
+            joining.cancel()
+        if (subscription := self.session.subscriptions.get(request.id)) is not None:
+            self.node.unsubscribe(subscription)
+        self.session.send(Unsubscribed(request.id))
+
+    def _fail(self, id_: int | str | None, error: RealtimeError) -> None:
+        self.session.send(Failure(id_, error.code, str(error), error.hint or ""))
+
+    # sending --------------------------------------------------------------------------------------------------------
+
+    async def _send(self, conversation: Conversation) -> None:
+        """The one writer: all that waits, then wait again. Back-pressure is the socket's."""
+        try:
+            while not conversation.over:
+                await self._flush()
+                if self.door.draining:
+                    self.close(GOING_AWAY, "the node restarts: come back at once")
+                    return
+                if not await conversation.news(HEARTBEAT):
+                    self.node.refresh(self.session)
+        except (WebSocketClosedError, StreamClosedError):
+            conversation.leave()
+
+    async def _flush(self) -> None:
+        binary = self.codec == "msgpack"
+        writing = [self.write_message(encode(message, self.codec), binary) for message in self.session.take()]
+        for result in await asyncio.gather(*writing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    def _cut(self) -> None:
+        """The close frame comes behind what is buffered; of a client that takes nothing, Tornado lets go after 5 s."""
+        self.close(TooSlow.close, "too slow: come back and resume from your cursor")

@@ -1,0 +1,162 @@
+"""`realtime serve` as a process: the bundled servers, one node, a banner, and an orderly end.
+
+SIGTERM and SIGINT drain: clients are told to come back, the port is closed, the servers are stopped. A second signal
+ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+
+from . import embedded
+from .app import Service
+from .config import Config
+from .demo import Demo
+from .embedded import Embedded
+from .errors import StartError
+from .stores.postgres import PostgresStore
+
+log = logging.getLogger("realtime.serve")
+
+TITLES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis"}
+
+
+async def serve(config: Config) -> None:
+    """Until a signal comes. Raises StartError."""
+    given = {"postgres": config.database_url, "mongo": config.mongodb_uri, "redis": config.redis_url}
+    missing = [name for name, url in given.items() if url is None]
+    async with _servers(config, missing) as own:
+        urls = {name: url for name, url in given.items() if url is not None} | (own.urls if own else {})
+        service = Service.of(config, urls)
+        try:
+            await service.open()
+            _banner(service, own, given)
+            await _until_stopped(service, own, missing)
+        finally:
+            await service.close()
+
+
+async def track(config: Config, table: str) -> None:
+    """Name a table of Postgres as live, on the server that the configuration means."""
+    async with _postgres(config) as url:
+        store = PostgresStore(url)
+        await store.open()
+        try:
+            await store.track(table)
+        finally:
+            await store.close()
+
+
+@asynccontextmanager
+async def _postgres(config: Config) -> AsyncIterator[str]:
+    """The one that is configured, or the one that a running service brought along, or else our own for a moment."""
+    running = _running(_data(config))
+    if config.database_url is not None:
+        yield config.database_url
+    elif "postgres" in running:
+        yield running["postgres"]
+    else:
+        async with _servers(config, ["postgres"]) as own:
+            assert own is not None
+            yield own.urls["postgres"]
+
+
+def _running(data: Path) -> dict[str, str]:
+    """The addresses of the servers that a running service brought along."""
+    try:
+        urls: dict[str, str] = json.loads((data / "urls").read_text())
+        os.kill(int(urls["process"]), 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return urls
+
+
+@asynccontextmanager
+async def _servers(config: Config, names: list[str]) -> AsyncIterator[Embedded | None]:
+    """Bundled servers for the stores that have no URL; their addresses are in DIR/urls while they run."""
+    if not names:
+        yield None
+        return
+    data = _data(config)
+    _say(f"starting {', '.join(TITLES[name] for name in names)} on {data} …")
+    own = await embedded.start(data, names, _say)
+    known = data / "urls"
+    try:
+        known.touch(mode=0o600)
+        known.write_text(json.dumps({**own.urls, "process": str(os.getpid())}))
+        yield own
+    finally:
+        known.unlink(missing_ok=True)
+        await own.close()
+
+
+async def _until_stopped(service: Service, own: Embedded | None, missing: list[str]) -> None:
+    stop = _signalled()
+    ends = [asyncio.create_task(stop.wait(), name="signal")]
+    if own is not None:
+        ends.append(asyncio.create_task(own.watch(), name="bundled servers"))
+    demo = Demo([service.node.stores[name] for name in missing]) if service.config.demo else None
+    if demo is not None:
+        demo.open()
+    try:
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # a server of ours that died is a StartError
+        _say("stopping: clients are told to come back (once more to stop at once)")
+        await service.drain()
+    finally:
+        for task in ends:
+            task.cancel()
+        if demo is not None:
+            await demo.close()
+
+
+def _signalled() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def take(number: int) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, take, number)
+    return stop
+
+
+def _banner(service: Service, own: Embedded | None, given: Mapping[str, str | None]) -> None:
+    host = f"[{service.config.host}]" if ":" in service.config.host else service.config.host
+    lines = ["", f"  realtime is live at http://{host}:{service.port}/", ""]
+    for name, title in TITLES.items():
+        reach = own.reach[name] if own and name in own.reach else f"yours, from {_variable(name)}"
+        lines.append(f"  {title:<11} {reach}")
+    lines += ["", "  open to everyone who can reach this address: there are no accounts yet", ""]
+    _say("\n".join(lines))
+
+
+def _variable(name: str) -> str:
+    return embedded.VARIABLES[name]
+
+
+def _data(config: Config) -> Path:
+    return (config.data or embedded.default_directory()).expanduser().absolute()
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+if sys.platform == "win32":
+    raise StartError("the server runs on Linux and macOS")
