@@ -12,8 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import click
@@ -34,16 +34,15 @@ TITLES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis"}
 async def serve(config: Config) -> None:
     """Until a signal comes. Raises StartError."""
     given = {"postgres": config.database_url, "mongo": config.mongodb_uri, "redis": config.redis_url}
-    missing = [name for name, url in given.items() if url is None]
-    async with _servers(config, missing) as own:
-        urls = {name: url for name, url in given.items() if url is not None} | (own.urls if own else {})
-        service = Service.of(config, urls)
-        try:
-            await service.open()
-            _banner(service, own, given)
-            await _until_stopped(service, own, missing)
-        finally:
-            await service.close()
+    urls = {name: url for name, url in given.items() if url is not None}
+    missing = [name for name in given if name not in urls]
+    async with AsyncExitStack() as stack:
+        own = await stack.enter_async_context(_servers(config, missing)) if missing else None
+        service = Service.of(config, urls | (own.urls if own else {}))
+        stack.push_async_callback(service.close)
+        await service.open()
+        _banner(service, own)
+        await _until_stopped(service, own)
 
 
 async def track(config: Config, table: str) -> None:
@@ -67,7 +66,6 @@ async def _postgres(config: Config) -> AsyncIterator[str]:
         yield running["postgres"]
     else:
         async with _servers(config, ["postgres"]) as own:
-            assert own is not None
             yield own.urls["postgres"]
 
 
@@ -82,11 +80,8 @@ def _running(data: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _servers(config: Config, names: list[str]) -> AsyncIterator[Embedded | None]:
+async def _servers(config: Config, names: list[str]) -> AsyncIterator[Embedded]:
     """Bundled servers for the stores that have no URL; their addresses are in DIR/urls while they run."""
-    if not names:
-        yield None
-        return
     data = _data(config)
     _say(f"starting {', '.join(TITLES[name] for name in names)} on {data} …")
     own = await embedded.start(data, names, _say)
@@ -100,14 +95,14 @@ async def _servers(config: Config, names: list[str]) -> AsyncIterator[Embedded |
         await own.close()
 
 
-async def _until_stopped(service: Service, own: Embedded | None, missing: list[str]) -> None:
+async def _until_stopped(service: Service, own: Embedded | None) -> None:
     stop = _signalled()
     ends = [asyncio.create_task(stop.wait(), name="signal")]
     if own is not None:
         ends.append(asyncio.create_task(own.watch(), name="bundled servers"))
-    demo = Demo([service.node.stores[name] for name in missing]) if service.config.demo else None
-    if demo is not None:
-        demo.open()
+    # Sample data only for servers that are ours: nobody else's data is written to unasked.
+    demo = Demo([service.node.stores[name] for name in own.urls] if own and service.config.demo else [])
+    demo.open()
     try:
         done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -117,8 +112,7 @@ async def _until_stopped(service: Service, own: Embedded | None, missing: list[s
     finally:
         for task in ends:
             task.cancel()
-        if demo is not None:
-            await demo.close()
+        await demo.close()
 
 
 def _signalled() -> asyncio.Event:
@@ -136,18 +130,14 @@ def _signalled() -> asyncio.Event:
     return stop
 
 
-def _banner(service: Service, own: Embedded | None, given: Mapping[str, str | None]) -> None:
+def _banner(service: Service, own: Embedded | None) -> None:
     host = f"[{service.config.host}]" if ":" in service.config.host else service.config.host
     lines = ["", f"  realtime is live at http://{host}:{service.port}/", ""]
     for name, title in TITLES.items():
-        reach = own.reach[name] if own and name in own.reach else f"yours, from {_variable(name)}"
+        reach = own.reach[name] if own and name in own.reach else f"yours, from {embedded.VARIABLES[name]}"
         lines.append(f"  {title:<11} {reach}")
     lines += ["", "  open to everyone who can reach this address: there are no accounts yet", ""]
     _say("\n".join(lines))
-
-
-def _variable(name: str) -> str:
-    return embedded.VARIABLES[name]
 
 
 def _data(config: Config) -> Path:

@@ -1,0 +1,95 @@
+"""The floors hold: a module imports only from floors below its own; pure floors are pure; one place names the parts."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "realtime"
+
+# From the ground up. Modules of one floor do not know each other.
+FLOORS = [
+    {"errors"},
+    {"config", "metrics", "logs"},
+    {"protocol"},
+    {"session", "replica", "tasks"},
+    {"hub", "redis_pubsub"},
+    {"brokers", "stores"},
+    {"channels", "sources", "feeds"},
+    {"node"},
+    {"handlers"},
+    {"embedded", "demo", "app"},
+    {"serve"},
+    {"cli"},
+    {"__main__"},
+]
+PURE = {"errors", "config", "protocol", "session", "hub", "replica", "stores.pgoutput", "stores.pgtypes"}
+IMPURE = {"asyncio", "time", "tornado", "redis", "asyncpg", "psycopg", "motor", "pymongo", "socket", "threading"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        if name := ".".join(part for part in parts if part != "__init__"):
+            yield name, file
+
+
+def imports(name: str, file: Path) -> Iterator[str]:
+    """What a module imports, absolute: `realtime.x.y` for our own."""
+    package = name.split(".") if file.stem == "__init__" and name else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            above = package[: len(package) - node.level + 1]
+            base = ".".join(["realtime", *above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" if node.module is None else base for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def floor(name: str) -> int:
+    top = name.split(".")[0]
+    found = [number for number, names in enumerate(FLOORS) if top in names]
+    assert found, f"{name} has no floor: give it one in FLOORS"
+    return found[0]
+
+
+@pytest.mark.parametrize(("name", "file"), [pytest.param(*each, id=each[0]) for each in modules()])
+def test_imports_go_downward_only(name: str, file: Path) -> None:
+    mine = name.split(".")[0]
+    for imported in imports(name, file):
+        other = imported.removeprefix("realtime.")
+        if other in (imported, "__version__") or other.split(".")[0] == mine:
+            continue
+        assert floor(other) < floor(name), f"{name} (floor {floor(name)}) imports {other} (floor {floor(other)})"
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_modules_import_no_clock_and_no_io(name: str) -> None:
+    files = dict(modules())
+    taken = {imported.split(".")[0] for imported in imports(name, files[name])}
+    assert not taken & IMPURE
+
+
+def test_only_the_composition_root_names_concrete_parts() -> None:
+    concrete = {"memory", "redis", "postgres", "mongo", "weather"}
+    for name, file in modules():
+        if name.split(".")[0] in {"app", "serve", "brokers", "stores", "embedded"}:
+            continue
+        for imported in imports(name, file):
+            parts = imported.split(".")
+            named = len(parts) > 2 and parts[1] in {"brokers", "stores"} and parts[2] in concrete
+            assert not named, f"{name} names {imported}"
+
+
+def test_brokers_and_stores_do_not_know_each_other() -> None:
+    for name, file in modules():
+        for imported in imports(name, file):
+            if name.startswith("brokers"):
+                assert not imported.startswith("realtime.stores"), name
+            if name.startswith("stores"):
+                assert not imported.startswith("realtime.brokers"), name
