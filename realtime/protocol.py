@@ -288,7 +288,24 @@ def decode_request(frame: bytes | str, codec: Codec) -> Request:
 
 
 def to_msgpack(json: bytes) -> bytes:
-    return msgpack.packb(msgspec.json.decode(json))  # type: ignore[no-any-return]
+    plain = msgspec.json.decode(json)
+    try:
+        packed: bytes = msgpack.packb(plain)
+    except OverflowError:
+        packed = msgpack.packb(_fit(plain))
+    return packed
+
+
+def _fit(value: Any) -> Any:
+    """Integers beyond 64 bits, which MessagePack does not have, as their digits."""
+    match value:
+        case dict():
+            return {name: _fit(inner) for name, inner in value.items()}
+        case list():
+            return [_fit(inner) for inner in value]
+        case int() if not -(2**63) <= value < 2**64:
+            return str(value)
+    return value
 
 
 def _json_of_msgpack(frame: bytes) -> bytes:

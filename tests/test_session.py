@@ -1,0 +1,277 @@
+"""A server's session joined to a client's replica, in memory: joining, fences, resuming, slow clients."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from msgspec import UNSET, Raw
+
+from realtime import protocol, session
+from realtime.errors import ProtocolError, TooMany
+from realtime.hub import Hub
+from realtime.protocol import Change, Codec, Cursor, Event, Op, Placed, Subscribe, Subscribed
+from realtime.replica import Replica
+from realtime.session import Places, Session, Subscription
+
+CHANNEL = "redis/sensors"
+
+
+def contains(fence: str, version: str) -> bool:
+    return version <= fence
+
+
+def event(offset: int, key: str = "7", value: object = 0, *, op: Op = "put", epoch: str = "ep") -> Placed:
+    raw = UNSET if op == "delete" else Raw(msgspec.json.encode(value))
+    change = Change("sensors", key, op, raw, f"{offset:04}", 0.0)
+    return Placed.decode(protocol.opening(CHANNEL, change) + protocol.closing(epoch, offset))
+
+
+def items(**values: object) -> dict[str, Raw]:
+    return {key: Raw(msgspec.json.encode(value)) for key, value in values.items()}
+
+
+class Pair:
+    """A session, its hub, and the replica of a client that reads every frame."""
+
+    def __init__(self, key: str | None = None, *, codec: Codec = "json", limit: int = session.MAX_PENDING) -> None:
+        self.woken = 0
+        self.session = Session(self._wake, limit=limit)
+        self.replica = Replica(CHANNEL, key)
+        self.seen: list[protocol.ServerMessage] = []
+        self.codec = codec
+        self.hub = Hub()
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def join(self, id_: int = 1, *, key: str | None = None, mode: protocol.Mode = "latest") -> Subscription:
+        key = self.replica.key if key is None else key
+        subscription = self.session.add(Subscribe(id_, CHANNEL, key, None, mode), contains)
+        self.hub.add(subscription)
+        return subscription
+
+    def deliver(self, *events: Placed) -> None:
+        for each in events:
+            self.hub.deliver(CHANNEL, each)
+
+    def read(self) -> list[protocol.ServerMessage]:
+        frames = [protocol.encode(message, self.codec) for message in self.session.take()]
+        messages = [protocol.decode_message(frame, self.codec) for frame in frames]
+        for message in messages:
+            self.replica.apply(message)
+        self.seen += messages
+        return messages
+
+    def values(self) -> dict[str, object]:
+        return {key: msgspec.json.decode(value) for key, value in self.replica.items.items()}
+
+    def offsets(self) -> list[int]:
+        return [Cursor.parse(each.cursor).offset for each in self.seen if isinstance(each, Event)]
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_a_snapshot_then_every_event(codec: Codec) -> None:
+    pair = Pair(codec=codec)
+    pair.join().show(Cursor("ep", 3), items(a=1, b=2))
+    pair.deliver(event(4, "a", 10), event(5, "b", op="delete"), event(6, "c", {"deep": [1]}))
+    pair.read()
+    assert pair.values() == {"a": 10, "c": {"deep": [1]}}
+    assert pair.replica.cursor == "v1.ep.6"
+    assert pair.offsets() == [4, 5, 6]
+
+
+def test_events_wait_in_line_while_a_subscription_joins() -> None:
+    pair = Pair()
+    joining = pair.join()
+    pair.deliver(event(3, "a", "old"), event(4, "a", "new"))
+    assert not pair.session.waiting
+    joining.show(Cursor("ep", 3), items(a="old"))  # position 3, read before event 4 came
+    pair.read()
+    assert pair.offsets() == [4]
+    assert pair.values() == {"a": "new"}
+
+
+def test_what_a_snapshot_contains_moves_the_cursor_but_is_not_shown() -> None:
+    pair = Pair()
+    pair.join().show(Cursor("ep", 3, "0005"), items(a="five"))
+    pair.deliver(event(4, "a", "four"))
+    pair.deliver(event(5, "a", "five"))
+    pair.read()
+    assert pair.values() == {"a": "five"}
+    assert pair.offsets() == []
+    pair.deliver(event(6, "a", "six"))
+    pair.read()
+    assert pair.offsets() == [6]
+    assert pair.replica.cursor == "v1.ep.6"  # beyond the fence, which is forgotten
+
+
+def test_the_fence_rides_in_the_cursor_until_an_event_beyond_it() -> None:
+    """Else a client that drops and resumes in between is told older values again."""
+    pair = Pair()
+
+    def knows(fence: str, version: str) -> bool:
+        return version in {"0004", "0006"}  # 5 was not visible to the snapshot, though 6 was
+
+    subscription = pair.session.add(Subscribe(1, CHANNEL), knows)
+    pair.hub.add(subscription)
+    subscription.show(Cursor("ep", 3, "0006"), items(a=6))
+    pair.deliver(event(4, "a", 4), event(5, "b", 5))
+    pair.read()
+    assert pair.replica.cursor == "v1.ep.5.0006"
+
+    again = Pair()
+    subscription = again.session.add(Subscribe(1, CHANNEL), knows)
+    again.hub.add(subscription)
+    again.replica = pair.replica
+    subscription.resume(Cursor.parse("v1.ep.5.0006"), [event(6, "a", 6)])
+    again.deliver(event(7, "a", 7))
+    again.read()
+    assert again.offsets() == [7]
+    assert again.replica.cursor == "v1.ep.7"
+
+
+def test_a_resumed_subscription_gets_each_event_once_from_history_and_line() -> None:
+    pair = Pair()
+    joining = pair.join()
+    pair.deliver(event(5), event(6))
+    joining.resume(Cursor("ep", 3), [event(4), event(5)])
+    pair.deliver(event(7))
+    pair.read()
+    assert isinstance(pair.seen[0], Subscribed)
+    assert pair.seen[0].items is None
+    assert pair.offsets() == [4, 5, 6, 7]
+
+
+def test_a_cursor_ahead_of_this_node_hears_nothing_twice() -> None:
+    """It was handed out by a node that is further; this one delivers those events later."""
+    pair = Pair()
+    pair.join().resume(Cursor("ep", 6), [])
+    pair.deliver(event(5), event(6), event(7))
+    pair.read()
+    assert pair.offsets() == [7]
+
+
+def test_one_key_hears_of_no_other() -> None:
+    pair = Pair("a")
+    joining = pair.join()
+    pair.deliver(event(4, "a", 4), event(5, "b", 5))
+    joining.show(Cursor("ep", 3), items(a=3))
+    pair.deliver(event(6, "b"), event(7, "a", 7))
+    pair.read()
+    assert pair.offsets() == [4, 7]
+    assert pair.values() == {"a": 7}
+
+
+def test_overlapping_selections_get_an_event_once() -> None:
+    pair = Pair()
+    pair.join(1).show(Cursor("ep", 0), {})
+    pair.join(2, key="a").show(Cursor("ep", 0), {})
+    pair.deliver(event(1, "a"), event(2, "b"))
+    pair.read()
+    assert pair.offsets() == [1, 2]
+
+
+def test_a_reset_replaces_everything() -> None:
+    pair = Pair()
+    subscription = pair.join()
+    subscription.show(Cursor("ep", 1), items(a=1, b=2))
+    pair.read()
+    subscription.begin()
+    pair.deliver(event(1, "a", "in between", epoch="new"))
+    subscription.reset(Cursor("new", 0), items(a=3), "epoch")
+    pair.read()
+    assert pair.values() == {"a": "in between"}
+    assert pair.replica.cursor == "v1.new.1"
+
+
+def test_a_large_snapshot_comes_in_parts_and_is_taken_as_one() -> None:
+    pair = Pair()
+    many = {str(number): Raw(b"%d" % number) for number in range(2 * session.PART_ITEMS + 1)}
+    pair.join().show(Cursor("ep", 3), many)
+    first, *rest = (protocol.encode(message, "json") for message in pair.session.take())
+    pair.replica.apply(protocol.decode_message(first, "json"))
+    assert pair.replica.cursor is None  # half a snapshot is no place to go on from
+    assert pair.replica.items == {}
+    for frame in rest:
+        pair.replica.apply(protocol.decode_message(frame, "json"))
+    assert pair.values() == {str(number): number for number in range(len(many))}
+    assert pair.replica.cursor == "v1.ep.3"
+
+
+def test_a_full_line_starts_the_join_again() -> None:
+    pair = Pair()
+    joining = pair.join()
+    pair.deliver(*(event(offset) for offset in range(session.MAX_LINE + 1)))
+    assert joining.stale
+    joining.begin()
+    assert not joining.stale
+
+
+def test_a_slow_client_gets_the_latest_of_each_key_in_order() -> None:
+    pair = Pair(limit=3_000)
+    pair.join().show(Cursor("ep", 0), {})
+    keys = ["a", "b", "c"]
+    pair.deliver(*(event(offset, keys[offset % 3], offset) for offset in range(1, 200)))
+    pair.read()
+    assert pair.values() == {"a": 198, "b": 199, "c": 197}
+    assert pair.offsets() == [197, 198, 199]
+    assert not pair.session.overflown
+    pair.deliver(event(200, "a", 200), event(201, "a", 201))
+    pair.read()
+    assert pair.offsets()[3:] == [200, 201]  # in time again: every event
+
+
+def test_a_client_too_slow_for_its_keys_has_to_come_back() -> None:
+    pair = Pair(limit=3_000)
+    pair.join().show(Cursor("ep", 0), {})
+    pair.deliver(*(event(offset, str(offset)) for offset in range(1, 100)))
+    assert pair.session.overflown
+    assert pair.read() == []
+
+
+def test_a_slow_client_that_wants_all_has_to_come_back() -> None:
+    pair = Pair(limit=3_000)
+    pair.join(mode="all").show(Cursor("ep", 0), {})
+    pair.deliver(*(event(offset) for offset in range(1, 100)))
+    assert pair.session.overflown
+
+
+def test_an_id_is_used_once_at_a_time() -> None:
+    pair = Pair()
+    pair.join(1)
+    with pytest.raises(ProtocolError, match="id 1 is in use"):
+        pair.join(1)
+
+
+def test_subscriptions_are_counted() -> None:
+    pair = Pair()
+    for number in range(session.MAX_SUBSCRIPTIONS):
+        pair.join(number)
+    with pytest.raises(TooMany):
+        pair.join(-1)
+
+
+def test_a_quiet_subscription_gets_a_fresh_cursor_and_keeps_its_fence() -> None:
+    pair = Pair("a")
+    subscription = pair.join()
+    subscription.show(Cursor("ep", 3, "0009"), items(a=1))
+    assert subscription.refresh(Cursor("ep", 8), "0008") == Cursor("ep", 8, "0009")
+    assert subscription.refresh(Cursor("ep", 12), "0012") == Cursor("ep", 12)
+    pair.session.send(subscription.fresh())
+    pair.read()
+    assert pair.replica.cursor == "v1.ep.12"
+    assert subscription.refresh(Cursor("other", 1), "0001") == Cursor("ep", 12)  # its reset will come
+
+
+def test_places_are_the_cursor_of_several_selections() -> None:
+    requests = [Subscribe(0, CHANNEL), Subscribe(1, CHANNEL, "a"), Subscribe(2, "mongo/x")]
+    places = Places(requests)
+    places.sent(Subscribed(0, CHANNEL, "v1.ep.3.0004", {}, more=True))
+    places.sent(Subscribed(0, CHANNEL, "v1.ep.3.0004", {}))
+    places.sent(Subscribed(1, CHANNEL, "v1.ep.4", {}, key="a"))
+    places.sent(Subscribed(2, "mongo/x", "v1.mo.9", {}))
+    assert str(places) == "v1.ep.3.0004~v1.ep.4~v1.mo.9"
+    places.sent(event(4, "b"))
+    assert str(places) == "v1.ep.4.0004~v1.ep.4~v1.mo.9"
+    places.sent(event(5, "b"))
+    assert str(places) == "v1.ep.5~v1.ep.5~v1.mo.9"
