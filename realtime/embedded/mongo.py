@@ -15,12 +15,18 @@ from signal import Signals
 from typing import Any
 
 from pymongo import AsyncMongoClient
+from pymongo.errors import PyMongoError
 
+from ..errors import StartError
 from .directory import Directory, write
 from .process import Process
 
-# `empty.toml`: without a configuration of ours it reads the user's own. Port 0: see `_listens`.
-OPTIONS = ("--config", "empty.toml", "--host", "127.0.0.1", "--port", "0", "--storage-path", "data", "--sync-on-commit")
+OPTIONS = (
+    *("--config", "empty.toml"),  # else it would read the user's own
+    *("--host", "127.0.0.1", "--port", "0"),  # `_listens` learns which
+    *("--storage-path", "data", "--sync-on-commit"),
+    *("--noop-heartbeat-seconds", "10"),  # as mongod does: the mark of a quiet change stream stays resumable
+)
 _LISTENING = re.compile(r"secantus listening on 127\.0\.0\.1:(\d+)")
 
 
@@ -40,11 +46,14 @@ class Mongo:
     async def start(self) -> None:
         await self.process.claim()
         write(self.home / "empty.toml", "")
-        if not self._password_file.exists():
-            await self._initialise()
-        self._password = self._password_file.read_text()
-        self.process.spawn([self._script, *OPTIONS, "--auth"])
-        await self.process.ready(self._answers)
+        try:
+            if not self._password_file.exists():
+                await self._initialise()
+            self._password = self._password_file.read_text()
+            self.process.spawn([self._script, *OPTIONS, "--auth"])
+            await self.process.ready(self._answers)
+        except PyMongoError as error:
+            raise StartError(f"mongo does not take us for its user: {error}") from error
 
     @property
     def url(self) -> str:

@@ -37,15 +37,18 @@ class Postgres:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._account = Account.unprivileged()
-        self.home = directory.home(self.name, self._account)
-        self._sockets = directory.sockets(self.home, self._account)
-        self._bin = _binaries(directory, self._account)
-        # SIGINT: a fast shutdown (SIGTERM would wait for every connection); SIGQUIT: at once, recovered at the start.
+        account = Account.unprivileged()
+        self._bin = _binaries(directory, account)
+        self.home = directory.home(self.name, account)
+        self._sockets = directory.sockets(self.home, account)
         self.process = Process(
-            self.name, self.home, directory.path / "postgres.log", stop=Signals.SIGINT, death=Signals.SIGQUIT
+            self.name,
+            self.home,
+            directory.path / "postgres.log",
+            stop=Signals.SIGINT,  # a fast shutdown: SIGTERM would wait for every connection
+            death=Signals.SIGQUIT,  # at once, and recovered at the next start
+            account=account,
         )
-        self.process.account = self._account
 
     async def start(self) -> None:
         await self.process.claim()
@@ -96,6 +99,8 @@ class Postgres:
             await self._create_database()
         except (OSError, asyncpg.CannotConnectNowError):
             return False
+        except asyncpg.PostgresError as error:
+            raise StartError(f"postgres does not take us for its user: {error}") from error
         return True
 
     async def _create_database(self) -> None:

@@ -53,12 +53,13 @@ class Account(NamedTuple):
 
 
 class Process:
-    """`stop` asks the server to end, `death` is what it gets when we die; `home` is where it runs, `log` its log."""
+    """`home` is where it runs, `stop` asks it to end, `death` is what it gets when we die, `account` who it is."""
 
-    def __init__(self, name: str, home: Path, log: Path, *, stop: Signals, death: Signals) -> None:
+    def __init__(
+        self, name: str, home: Path, log: Path, *, stop: Signals, death: Signals, account: Account | None = None
+    ) -> None:
         self.name, self.home, self.log = name, home, log
-        self.account: Account | None = None
-        self._stop, self._death = stop, death
+        self._stop, self._death, self._account = stop, death, account
         self._popen: subprocess.Popen[bytes] | None = None
         self._file = open(log, "ab+", buffering=0, opener=_private)  # noqa: SIM115  open as long as the server
         self._begin = 0  # where in the log this run's part starts
@@ -87,9 +88,9 @@ class Process:
             umask=0o077,
             start_new_session=True,  # a Ctrl-C at the terminal is for us: we stop the servers after their clients
             preexec_fn=_follow(_libc, os.getpid(), self._death) if _libc else None,
-            user=self.account.uid if self.account else None,
-            group=self.account.gid if self.account else None,
-            extra_groups=[] if self.account else None,
+            user=self._account.uid if self._account else None,
+            group=self._account.gid if self._account else None,
+            extra_groups=[] if self._account else None,
         )
 
     async def run(self, argv: Sequence[str | Path]) -> None:
