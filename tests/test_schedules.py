@@ -1,0 +1,347 @@
+"""Random schedules: writers, nodes that lose events, clients that come, go and resume; the replica is the oracle.
+
+Everything is in memory, so that a seed is a schedule. What random ones rarely hit, the hand-made ones below them do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from msgspec import Raw
+from realtime.stores.memory import MemoryStore
+from tests.wait import until
+
+from realtime import protocol
+from realtime.brokers.base import Broken, Deliver, Recovered
+from realtime.brokers.memory import MemoryBroker, Wire
+from realtime.feeds import Feed
+from realtime.metrics import Metrics
+from realtime.node import Node
+from realtime.protocol import ANYHOW, Event, Placed, Reset, Subscribe, Subscribed
+from realtime.replica import Replica
+from realtime.session import Session
+from realtime.stores.base import Snapshot
+
+KEYS = [str(number) for number in range(40)]
+CHANNEL = "memory/things"
+
+
+class LossyBroker(MemoryBroker):
+    """Loses some deliveries, says so now and then."""
+
+    def __init__(self, wire: Wire, chance: float, dice: random.Random) -> None:
+        super().__init__(wire)
+        self._chance, self._dice = chance, dice
+
+    async def open(self, deliver: Deliver, recovered: Recovered, broken: Broken) -> None:
+        self.recovered = recovered
+
+        def lossy(channel: str, events: Sequence[Placed]) -> None:
+            kept = [event for event in events if self._dice.random() >= self._chance]
+            if kept or not events:
+                deliver(channel, kept)
+
+        await super().open(lossy, recovered, broken)
+
+
+class SlowStore(MemoryStore):
+    """Lets others run in the middle of a snapshot, before and after its moment."""
+
+    async def snapshot(
+        self, collection: str, keys: Sequence[str] | None = None, *, after: str | None = None, limit: int | None = None
+    ) -> Snapshot:
+        await asyncio.sleep(0)
+        snapshot = await super().snapshot(collection, keys, after=after, limit=limit)
+        await asyncio.sleep(0)
+        return snapshot
+
+
+class Client:
+    """Watches one selection; checks each message against what it knows."""
+
+    def __init__(self, key: str | None) -> None:
+        self.key = key
+        self.replica = Replica(CHANNEL, key)
+        self.session: Session | None = None
+        self.node: Node | None = None
+        self.place: tuple[str, int] | None = None
+        self.newest: dict[str, int] = {}
+        self.wrong: list[str] = []
+
+    async def join(self, node: Node) -> None:
+        self.node, self.session = node, Session(lambda: None)
+        if self.replica.cursor is not None:
+            cursor = protocol.Cursor.parse(self.replica.cursor)
+            self.place = cursor.epoch, cursor.offset
+        await node.subscribe(self.session, Subscribe(1, CHANNEL, self.key, self.replica.cursor))
+
+    def drop(self, *, read: bool) -> None:
+        if read:
+            self.read()
+        if self.node is not None and self.session is not None:
+            self.node.release(self.session)
+        self.node = self.session = None
+
+    def read(self) -> None:
+        for message in self.session.take() if self.session is not None else ():
+            decoded = protocol.decode_message(protocol.encode(message, "json"), "json")
+            self.check(decoded)
+            self.replica.apply(decoded)
+
+    def check(self, message: protocol.ServerMessage) -> None:
+        if isinstance(message, Subscribed | Reset) and message.items is not None:
+            for key, value in message.items.items():
+                self._not_older(key, value)
+            cursor = protocol.Cursor.parse(message.cursor)
+            self.place = cursor.epoch, cursor.offset
+        elif isinstance(message, Event):
+            if isinstance(message.value, Raw):
+                self._not_older(message.key, message.value)
+            cursor = protocol.Cursor.parse(message.cursor)
+            if self.place is None or cursor.epoch != self.place[0] or cursor.offset <= self.place[1]:
+                self.wrong.append(f"place {cursor} after {self.place}")
+            self.place = cursor.epoch, cursor.offset
+
+    def _not_older(self, key: str, value: Raw) -> None:
+        count = msgspec.json.decode(value)
+        if count < self.newest.get(key, 0):
+            self.wrong.append(f"{key}: {count} after {self.newest[key]}")
+        self.newest[key] = count
+
+
+class Cluster:
+    """Two nodes on one wire and one store, clients, and a count that makes each write unique."""
+
+    def __init__(self, seed: int = 0, *, loss: float = 0.0, history: int = 1000) -> None:
+        self.dice = random.Random(seed)
+        self.wire = Wire(history=history)
+        self.store = SlowStore("memory")
+        self.brokers = [LossyBroker(self.wire, loss, self.dice) for _ in range(2)]
+        self.nodes = [Node(f"n{n}", broker, [self.store], Metrics()) for n, broker in enumerate(self.brokers)]
+        self.feeds = [Feed(self.store, broker, Metrics()) for broker in self.brokers]
+        self.count = 0
+
+    async def __aenter__(self) -> Cluster:
+        await self.store.open()
+        for node in self.nodes:
+            await node.open()
+        for feed in self.feeds:
+            feed.open()
+        await until(lambda: "memory" in self.wire.marks)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for feed in self.feeds:
+            await feed.close()
+        for node in self.nodes:
+            await node.close()
+        for broker in self.brokers:
+            await broker.close()
+        await self.store.close()
+
+    async def write(self, key: str | None = None) -> None:
+        self.count += 1
+        key = key or self.dice.choice(KEYS)
+        await self.store.put("things", key, Raw(str(self.count).encode()), ANYHOW)
+
+    async def settle(self) -> None:
+        """Until all that was written is in the log, and all that is in the log has passed the nodes."""
+        versions = {bytes(value) for value in (await self.store.snapshot("things")).items.values()}
+        newest = str(self.count).encode()
+        if newest in versions:
+            await until(lambda: self._logged(newest))
+        for broker in self.brokers:
+            broker.recovered()
+        await until(lambda: all(self._passed(node) for node in self.nodes))
+
+    def _logged(self, value: bytes) -> bool:
+        events = self.wire.log(CHANNEL).events
+        return bool(events) and bytes(events[-1].event.value or b"") == value  # type: ignore[arg-type]
+
+    def _passed(self, node: Node) -> bool:
+        channel = node._channels.get(CHANNEL)
+        log = self.wire.log(CHANNEL)
+        place = protocol.Cursor(log.epoch, log.offset)
+        return channel is None or (channel.position == place and channel.repairing is None)
+
+    async def check(self, *clients: Client) -> None:
+        await self.settle()
+        items = (await self.store.snapshot("things")).items
+        for client in clients:
+            client.read()
+            assert client.wrong == []
+            wanted = {key: bytes(value) for key, value in items.items() if client.key in (None, key)}
+            assert {key: bytes(value) for key, value in client.replica.items.items()} == wanted
+
+
+async def run(seed: int, loss: float, history: int, steps: int = 300) -> None:
+    async with Cluster(seed, loss=loss, history=history) as cluster:
+        dice = cluster.dice
+        clients = [Client(key) for key in (None, None, None, KEYS[0], KEYS[1])]
+        pending: set[asyncio.Task[None]] = set()
+        for _ in range(steps):
+            client = dice.choice(clients)
+            step = dice.random()
+            if step < 0.5:
+                await cluster.write()
+            elif step < 0.6 and client.session is not None:
+                client.drop(read=dice.random() < 0.5)
+            elif step < 0.75 and client.session is None:
+                pending.add(asyncio.create_task(client.join(dice.choice(cluster.nodes))))
+            elif step < 0.9:
+                client.read()
+            else:
+                await asyncio.sleep(0)
+        if pending:
+            await asyncio.wait(pending)
+        for client in clients:
+            if client.session is None:
+                await client.join(dice.choice(cluster.nodes))
+        await cluster.check(*clients)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("history", [5, 10, 1000])
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+@pytest.mark.parametrize("seed", range(8))
+async def test_every_replica_is_right_in_the_end(seed: int, loss: float, history: int) -> None:
+    print(f"seed {seed}")
+    await run(seed, loss, history)
+
+
+# hand-made ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_write_between_position_and_snapshot_is_shown_once() -> None:
+    async with Cluster() as cluster:
+        client = Client(None)
+        joining = asyncio.create_task(client.join(cluster.nodes[0]))
+        await until(lambda: client.session is not None)
+        for _ in range(5):
+            await cluster.write("a")
+            await asyncio.sleep(0)
+        await joining
+        await cluster.check(client)
+
+
+@pytest.mark.asyncio
+async def test_two_first_joins_at_once() -> None:
+    async with Cluster() as cluster:
+        await cluster.write("a")
+        clients = [Client(None), Client("a"), Client(None)]
+        await asyncio.gather(*(client.join(cluster.nodes[0]) for client in clients))
+        await cluster.write("a")
+        await cluster.check(*clients)
+
+
+@pytest.mark.asyncio
+async def test_the_last_leaves_and_another_joins() -> None:
+    async with Cluster() as cluster:
+        node, first, second = cluster.nodes[0], Client(None), Client(None)
+        await first.join(node)
+        first.drop(read=True)
+        channel = node._channels.get(CHANNEL)
+        assert channel is not None
+        leaving = asyncio.create_task(node._channels._let_go(channel))
+        await second.join(node)
+        await leaving
+        await cluster.write("a")
+        await cluster.check(second)
+
+
+@pytest.mark.asyncio
+async def test_a_lost_last_event_is_found_by_comparing_positions() -> None:
+    async with Cluster(loss=1.0) as cluster:
+        client = Client(None)
+        await client.join(cluster.nodes[0])
+        await cluster.write("a")
+        await until(lambda: cluster._logged(b"1"))
+        client.read()
+        assert client.replica.items == {}
+        cluster.nodes[0]._channels.compare()
+        await cluster.check(client)
+
+
+@pytest.mark.asyncio
+async def test_events_that_arrive_twice_late_or_out_of_order_change_nothing() -> None:
+    async with Cluster() as cluster:
+        client = Client(None)
+        node = cluster.nodes[0]
+        await client.join(node)
+        for _ in range(4):
+            await cluster.write("a")
+        await cluster.settle()
+        events = list(cluster.wire.log(CHANNEL).events)
+        for disorder in (events, events[:2], events[::-1], [events[-1]]):
+            node._channels.deliver(CHANNEL, disorder)
+        await cluster.write("a")
+        await cluster.check(client)
+
+
+@pytest.mark.asyncio
+async def test_a_new_epoch_resets_live_sessions_and_those_that_join() -> None:
+    async with Cluster() as cluster:
+        live, joining = Client(None), Client("a")
+        await live.join(cluster.nodes[0])
+        await cluster.write("a")
+        await cluster.settle()
+        join = asyncio.create_task(joining.join(cluster.nodes[0]))
+        await until(lambda: joining.session is not None)
+        await cluster.wire.leases["memory"].renew(None, "test")
+        await join
+        await cluster.write("a")
+        await cluster.check(live, joining)
+        assert cluster.nodes[0].metrics.resets.labels("epoch")._value.get() == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("cursor", "reason"),
+    [("v1.other.1", "epoch"), ("v1.{epoch}.99", "future"), ("v1.{epoch}.0", "trimmed"), ("v1.{epoch}.12", "")],
+)
+async def test_stale_future_and_foreign_cursors_have_each_their_answer(cursor: str, reason: str) -> None:
+    async with Cluster(history=5) as cluster:
+        for _ in range(12):
+            await cluster.write("a")
+        await until(lambda: cluster._logged(b"12"))
+        session = Session(lambda: None)
+        text = cursor.format(epoch=cluster.wire.log(CHANNEL).epoch)
+        await cluster.nodes[0].subscribe(session, Subscribe(1, CHANNEL, None, text))
+        answer = session.take()[0]
+        assert isinstance(answer, Subscribed)
+        assert answer.reason == reason
+        assert (answer.items is None) == (reason == "")
+
+
+# negative controls: with its guard off, the checker has to see it ----------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_the_checker_sees_a_missing_gap_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def follows(self: object, event: Placed) -> bool:
+        return True
+
+    monkeypatch.setattr("realtime.channels.Channel.follows", follows)
+    assert await _failures(loss=0.1, history=1000)
+
+
+@pytest.mark.asyncio
+async def test_the_checker_sees_a_missing_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryStore, "contains", lambda *_: False)
+    assert await _failures(loss=0.0, history=1000)
+
+
+async def _failures(loss: float, history: int) -> int:
+    """Of some seeds, how many the checker calls wrong."""
+    failed = 0
+    for seed in range(10):
+        try:
+            await run(seed, loss, history)
+        except (AssertionError, TimeoutError):
+            failed += 1
+    return failed
