@@ -102,8 +102,11 @@ class Subscription:
 
     def _go_live(self, cursor: Cursor, history: Iterable[Placed]) -> None:
         line, self.line, self.cursor = self.line or [], None, cursor
-        for event in (*history, *line):
-            if event.cursor.epoch == cursor.epoch and self.wants(event):
+        for event in filter(self.wants, history):
+            self._look(event)
+        self.plain = False  # history may be ahead of this node, which then delivers some of it again
+        for event in line:
+            if event.cursor.epoch == cursor.epoch:
                 self._look(event)
 
     def _selector(self) -> str | msgspec.UnsetType:
