@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from realtime.stores.memory import MemoryStore
+from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
@@ -33,3 +34,9 @@ def service(io_loop: IOLoop) -> Iterator[Service]:
 def app(service: Service) -> Application:
     """What pytest-tornado serves as `base_url`."""
     return application(service.door)
+
+
+@pytest.fixture
+def base_url(http_server: HTTPServer, http_port: int) -> str:
+    """pytest-tornado's own does not start the server: only its client does."""
+    return f"http://localhost:{http_port}"
