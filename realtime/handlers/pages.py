@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tornado.web import StaticFileHandler
+
 from .base import Handler
 
 POLICY = (
@@ -19,3 +21,11 @@ class PageHandler(Handler):
     def get(self) -> None:
         self.set_header("Cache-Control", "no-cache")
         self.render("index.html", node=self.node.name, demo=self.door.demo)
+
+
+class AssetHandler(StaticFileHandler):
+    """Scripts and styles, asked for again each time (mostly 304): a page never runs modules of two versions."""
+
+    def set_extra_headers(self, path: str) -> None:
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("X-Content-Type-Options", "nosniff")
