@@ -1,0 +1,125 @@
+"""The broker that joins nodes through one Redis (7 or later) or Valkey: a log for each channel, pub/sub, leases.
+
+A publish is one script: the next offsets, the entries, the message to the nodes. What is published is the entry as
+clients will see it, so that a node passes on what it got. A log belongs to one run of one server; when that changes,
+its epoch does, too: one reset too many is cheap, one too few is a lie. (No Redis Cluster: a script uses several slots.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from secrets import token_hex
+
+import msgspec
+
+from ..errors import BadCursor, BrokerDown, CursorLost
+from ..protocol import Change, Cursor, Placed, opening, split_channel
+from ..redis_pubsub import PubSub, answering, client
+from .base import Broken, Deliver, Recovered
+from .hold import holding
+from .keys import LEASE, LOG, META, NODE
+from .redis_lease import RedisLease
+
+log = logging.getLogger("realtime.brokers.redis")
+
+PORTION = 500  # changes in one script
+PORTION_BYTES = 1 << 20  # and in one message: a client that reads slowly is cut off at 8 MB, 32 at once
+
+_CHANNEL, _PUBLISH, _HISTORY = (
+    files(__package__).joinpath(name).read_text() for name in ("channel.lua", "publish.lua", "history.lua")
+)
+
+
+class RedisBroker:
+    """One node's end. `history` in events, `history_ttl` in seconds, both for each channel."""
+
+    def __init__(self, url: str, node: str, *, history: int = 1000, history_ttl: int = 3600) -> None:
+        self._url, self._history, self._history_ttl = url, history, history_ttl
+        self._meta_ttl = 24 * history_ttl  # longer than the log: without it nobody would know what is missing
+        self._node = f"{node.replace('/', '_')}.{token_hex(4)}"  # a node that starts again is another one
+
+    async def open(self, deliver: Deliver, recovered: Recovered, broken: Broken) -> None:
+        self._deliver = deliver
+        self._redis = client(self._url)
+        self._publish = self._redis.register_script(_CHANNEL + _PUBLISH)
+        self._read = self._redis.register_script(_CHANNEL + _HISTORY)
+        home = f"{NODE}{self._node}".encode()
+        self._pubsub = PubSub(self._url, home, heard=self._heard, recovered=recovered, broken=broken)
+        self._pubsub.open()
+
+    async def close(self) -> None:
+        await self._pubsub.close()
+        await self._redis.aclose()
+
+    async def publish(self, channel: str, changes: Sequence[Change]) -> None:
+        keys = [LOG + channel, META + channel, LEASE + split_channel(channel)[0]]
+        settings: list[str | bytes | int] = [token_hex(6), self._meta_ttl, self._history, self._history_ttl, self._node]
+        for portion in _portions(channel, changes):
+            with answering(BrokerDown):
+                await self._publish(keys, [*settings, *portion])
+
+    async def subscribe(self, channel: str) -> None:
+        with answering(BrokerDown):
+            await self._pubsub.subscribe((LOG + channel).encode())
+
+    async def unsubscribe(self, channel: str) -> None:
+        await self._pubsub.unsubscribe((LOG + channel).encode())
+
+    async def position(self, channel: str) -> Cursor:
+        position, _ = await self._after(channel, Cursor("", 0))
+        return position
+
+    async def history(self, channel: str, after: Cursor) -> list[Placed]:
+        position, entries = await self._after(channel, after)
+        if after.epoch != position.epoch:
+            raise CursorLost("epoch")
+        if after.offset > position.offset:
+            raise CursorLost("future")
+        if len(entries) < position.offset - after.offset:
+            raise CursorLost("trimmed")
+        return [Placed.decode(entry) for entry in entries]
+
+    @asynccontextmanager
+    async def lease(self, store: str) -> AsyncIterator[RedisLease]:
+        lease = RedisLease(self._redis, self._node, store)
+        await lease.acquire()
+        try:
+            async with holding(lease.loss(), f"lease {store}"):
+                yield lease
+        finally:
+            with suppress(BrokerDown):  # then it ends by itself
+                await lease.release()
+
+    async def _after(self, channel: str, after: Cursor) -> tuple[Cursor, list[bytes]]:
+        with answering(BrokerDown):
+            epoch, offset, entries = await self._read(
+                [LOG + channel, META + channel], [token_hex(6), self._meta_ttl, after.epoch, after.offset]
+            )
+        return Cursor(epoch.decode(), offset), [event for _, (_, event) in entries]
+
+    def _heard(self, name: bytes, payload: bytes) -> None:
+        channel = name.decode().removeprefix(LOG)
+        try:
+            events = [Placed.decode(event) for event in payload.splitlines()]
+        except (msgspec.DecodeError, BadCursor) as error:
+            log.warning("not an event, published in %s by somebody else: %s", channel, error)
+        else:
+            self._deliver(channel, events)
+
+
+def _portions(channel: str, changes: Sequence[Change]) -> Iterator[list[str | bytes]]:
+    """Versions and openings in turn, as many as one script should take."""
+    portion: list[str | bytes] = []
+    size = 0
+    for change in changes:
+        text = opening(channel, change)
+        if portion and (size + len(text) > PORTION_BYTES or len(portion) >= 2 * PORTION):
+            yield portion
+            portion, size = [], 0
+        portion += change.version, text
+        size += len(text)
+    if portion:
+        yield portion

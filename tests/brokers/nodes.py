@@ -1,0 +1,59 @@
+"""What a test of a broker needs: nodes that write down what their broker tells them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from secrets import token_hex
+
+from msgspec import Raw
+
+from realtime.brokers.base import Broker
+from realtime.protocol import Change, Placed
+
+
+class Node:
+    """One broker, opened, and all that it has said."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.heard: list[tuple[str, Sequence[Placed]]] = []
+        self.broken = self.recovered = 0
+
+    async def open(self) -> None:
+        await self.broker.open(self._deliver, self._recovered, self._broken)
+
+    def events(self, channel: str) -> list[Placed]:
+        return [event for name, events in self.heard if name == channel for event in events]
+
+    def _deliver(self, channel: str, events: Sequence[Placed]) -> None:
+        self.heard.append((channel, events))
+
+    def _recovered(self) -> None:
+        self.recovered += 1
+
+    def _broken(self) -> None:
+        self.broken += 1
+
+
+def change(n: int, key: str = "k", collection: str = "c") -> Change:
+    return Change(collection, key, "put", Raw(b"%d" % n), f"{n:08d}", 1700000000.0 + n)
+
+
+def values(events: Sequence[Placed]) -> list[int]:
+    return [int(bytes(event.event.value)) for event in events if isinstance(event.event.value, Raw)]
+
+
+def offsets(events: Sequence[Placed]) -> list[int]:
+    return [event.cursor.offset for event in events]
+
+
+def new_store() -> str:
+    """A name that no other test has, as tests share a server."""
+    return f"s{token_hex(6)}"
+
+
+async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  -- what is waited for has no event
+            await asyncio.sleep(0.005)
