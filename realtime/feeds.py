@@ -72,7 +72,10 @@ class Feed:
         """Publish first, keep the mark after: a crash in between repeats changes, which the broker ignores."""
         name = self.store.name
         if isinstance(found, Lost):
-            log.warning("new epochs for %s: %s", ", ".join(found.collections or [f"all of {name}"]), found.reason)
+            level = (
+                logging.INFO if lease.mark is None else logging.WARNING
+            )  # there was nothing to lose at the first start
+            log.log(level, "new epochs for %s: %s", ", ".join(found.collections or [f"all of {name}"]), found.reason)
             await lease.renew(found.collections, found.reason)
         else:
             for collection, changes in _by_collection(found.changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,16 @@ from pathlib import Path
 import pytest
 
 from realtime import embedded
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_logs(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What says WARNING or worse without having been asked for fails the test."""
+    yield
+    if request.node.get_closest_marker("expects_logs") is None:
+        said = [record for when in ("setup", "call") for record in caplog.get_records(when)]  # type: ignore[arg-type]
+        loud = [f"{each.name}: {each.getMessage()}" for each in said if each.levelno >= logging.WARNING]
+        assert loud == []
 
 
 @pytest.fixture(scope="session")

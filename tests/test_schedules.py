@@ -12,8 +12,6 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 from msgspec import Raw
-from realtime.stores.memory import MemoryStore
-from tests.wait import until
 
 from realtime import protocol
 from realtime.brokers.base import Broken, Deliver, Recovered
@@ -25,6 +23,10 @@ from realtime.protocol import ANYHOW, Event, Placed, Reset, Subscribe, Subscribe
 from realtime.replica import Replica
 from realtime.session import Session
 from realtime.stores.base import Snapshot
+from realtime.stores.memory import MemoryStore
+from tests.wait import until
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.expects_logs]
 
 KEYS = [str(number) for number in range(40)]
 CHANNEL = "memory/things"
@@ -204,7 +206,6 @@ async def run(seed: int, loss: float, history: int, steps: int = 300) -> None:
         await cluster.check(*clients)
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("history", [5, 10, 1000])
 @pytest.mark.parametrize("loss", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(8))
@@ -216,7 +217,6 @@ async def test_every_replica_is_right_in_the_end(seed: int, loss: float, history
 # hand-made ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.asyncio
 async def test_a_write_between_position_and_snapshot_is_shown_once() -> None:
     async with Cluster() as cluster:
         client = Client(None)
@@ -229,7 +229,6 @@ async def test_a_write_between_position_and_snapshot_is_shown_once() -> None:
         await cluster.check(client)
 
 
-@pytest.mark.asyncio
 async def test_two_first_joins_at_once() -> None:
     async with Cluster() as cluster:
         await cluster.write("a")
@@ -239,7 +238,6 @@ async def test_two_first_joins_at_once() -> None:
         await cluster.check(*clients)
 
 
-@pytest.mark.asyncio
 async def test_the_last_leaves_and_another_joins() -> None:
     async with Cluster() as cluster:
         node, first, second = cluster.nodes[0], Client(None), Client(None)
@@ -254,7 +252,6 @@ async def test_the_last_leaves_and_another_joins() -> None:
         await cluster.check(second)
 
 
-@pytest.mark.asyncio
 async def test_a_lost_last_event_is_found_by_comparing_positions() -> None:
     async with Cluster(loss=1.0) as cluster:
         client = Client(None)
@@ -267,7 +264,6 @@ async def test_a_lost_last_event_is_found_by_comparing_positions() -> None:
         await cluster.check(client)
 
 
-@pytest.mark.asyncio
 async def test_events_that_arrive_twice_late_or_out_of_order_change_nothing() -> None:
     async with Cluster() as cluster:
         client = Client(None)
@@ -283,7 +279,6 @@ async def test_events_that_arrive_twice_late_or_out_of_order_change_nothing() ->
         await cluster.check(client)
 
 
-@pytest.mark.asyncio
 async def test_a_new_epoch_resets_live_sessions_and_those_that_join() -> None:
     async with Cluster() as cluster:
         live, joining = Client(None), Client("a")
@@ -299,7 +294,6 @@ async def test_a_new_epoch_resets_live_sessions_and_those_that_join() -> None:
         assert cluster.nodes[0].metrics.resets.labels("epoch")._value.get() == 1
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("cursor", "reason"),
     [("v1.other.1", "epoch"), ("v1.{epoch}.99", "future"), ("v1.{epoch}.0", "trimmed"), ("v1.{epoch}.12", "")],
@@ -321,7 +315,6 @@ async def test_stale_future_and_foreign_cursors_have_each_their_answer(cursor: s
 # negative controls: with its guard off, the checker has to see it ----------------------------------------------------
 
 
-@pytest.mark.asyncio
 async def test_the_checker_sees_a_missing_gap_check(monkeypatch: pytest.MonkeyPatch) -> None:
     def follows(self: object, event: Placed) -> bool:
         return True
@@ -330,7 +323,6 @@ async def test_the_checker_sees_a_missing_gap_check(monkeypatch: pytest.MonkeyPa
     assert await _failures(loss=0.1, history=1000)
 
 
-@pytest.mark.asyncio
 async def test_the_checker_sees_a_missing_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryStore, "contains", lambda *_: False)
     assert await _failures(loss=0.0, history=1000)
