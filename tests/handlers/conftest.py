@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from realtime.stores.memory import MemoryStore
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import Application
@@ -13,6 +12,7 @@ from tornado.web import Application
 from realtime.app import Service, application
 from realtime.brokers.memory import MemoryBroker
 from realtime.config import Config
+from realtime.stores.memory import MemoryStore
 from tests.wait import until
 
 

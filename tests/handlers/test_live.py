@@ -37,6 +37,7 @@ class Stream:
         self._separator = separator
         request = HTTPRequest(url, headers=headers, streaming_callback=self._take, request_timeout=30)
         self._answer = asyncio.ensure_future(client.fetch(request))
+        self._answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # most are left open
 
     def _take(self, chunk: bytes) -> None:
         *blocks, self._rest = (self._rest + chunk).split(self._separator)
