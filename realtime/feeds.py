@@ -28,6 +28,7 @@ class Feed:
 
     def __init__(self, store: Store, broker: Broker, metrics: Metrics) -> None:
         self.store, self._broker, self._metrics = store, broker, metrics
+        self.running = False  # here, and keeping up
         self.error: str | None = None  # why the feed does not run at present, on the node that should run it
         self._pauses = delays()
         self._tasks = Tasks()
@@ -64,8 +65,9 @@ class Feed:
             async with aclosing(self.store.changes(lease.mark)) as changes:
                 async for found in changes:
                     await self._carry(lease, found)
-                    self._running()
+                    self._go_on()
         finally:
+            self.running = False
             holder.set(0)
 
     async def _carry(self, lease: Lease, found: Batch | Lost) -> None:
@@ -83,7 +85,8 @@ class Feed:
                 self._metrics.published.labels(name).inc(len(changes))
         await lease.keep(found.mark)
 
-    def _running(self) -> None:
+    def _go_on(self) -> None:
+        self.running = True
         if self.error is not None:
             log.info("the feed of %s runs again", self.store.name)
             self.error, self._pauses = None, delays()
