@@ -1,0 +1,82 @@
+"""Connections for queries, and Postgres' errors in our words.
+
+asyncpg for everything but the replication stream. The pool opens nothing before it is asked, so that a service starts
+while Postgres is down; and whatever a broken connection raises means the same: the store does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from ..errors import Duplicate, RealtimeError, Refused, StoreDown
+from .pgtypes import SESSION
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+
+CONNECT: Final = 3.0  # seconds, to connect or to wait for a free connection
+COMMAND: Final = 10.0
+CLOSE: Final = 3.0
+
+_SETTINGS: Final = {**SESSION, "tcp_keepalives_idle": "30", "idle_in_transaction_session_timeout": "60000"}
+_REFUSALS: Final = ("0A", "21", "22", "23", "42", "44", "54", "55", "P0")  # classes of SQLSTATE: the value's fault
+_RETRY: Final = frozenset({"55006", "55P03"})  # in use, locked: not the value's fault
+
+
+class Pool:
+    def __init__(self, url: str, name: str) -> None:
+        self._url, self._name = url, name
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        settings = {**_SETTINGS, "application_name": f"realtime {self._name}"}
+        self._pool = await asyncpg.create_pool(
+            self._url, min_size=0, max_size=10, timeout=CONNECT, command_timeout=COMMAND, server_settings=settings
+        )
+
+    async def close(self) -> None:
+        if self._pool is None:
+            return
+        pool, self._pool = self._pool, None
+        try:
+            async with asyncio.timeout(CLOSE):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection, None]:
+        """A connection; what goes wrong with it is raised as StoreDown, Refused or Duplicate."""
+        if self._pool is None:
+            raise StoreDown(f"{self._name} is not open")
+        with translated(self._name):
+            async with self._pool.acquire(timeout=CONNECT) as connection:
+                yield connection
+
+
+@contextmanager
+def translated(name: str) -> Generator[None, None, None]:
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise named(error, name) from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+        raise StoreDown(f"{name} does not answer: {type(error).__name__}") from error
+
+
+def named(error: asyncpg.PostgresError, name: str) -> RealtimeError:
+    """The failure that a client is told of, in Postgres' own words."""
+    state = error.sqlstate or ""
+    words = ": ".join(str(part) for part in (error.args[0] if error.args else "", error.detail) if part)
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return Duplicate(words)
+    if state.startswith(_REFUSALS) and state not in _RETRY:
+        return Refused(words, hint=error.hint)
+    return StoreDown(f"{name}: {words}")
