@@ -1,0 +1,113 @@
+"""What the documentation shows is what happens: the protocol's examples, and the README's commands as written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets.sync.client
+from tornado.httpclient import HTTPClient, HTTPRequest
+
+from tests.process import data_directory, served
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[str]:
+    """The README's first command, as written; the environment says where it may do so here."""
+    command = blocks(README, "sh")[0].split()
+    with data_directory() as data, served(data, command=[str(ROOT / command[0]), *command[1:]]) as service:
+        yield service.address()
+
+
+def like(shown: Any, said: Any) -> bool:
+    """Whether what was said is what is shown, `…` being anything."""
+    if shown == "…":
+        return said is not None
+    if isinstance(shown, dict) and isinstance(said, dict):
+        return shown.keys() == said.keys() and all(like(shown[name], said[name]) for name in shown)
+    return bool(shown == said)
+
+
+def test_http_examples(base: str) -> None:
+    examples = [part for block in blocks(PROTOCOL, "http") for part in block.strip().split("\n\n")]
+    assert len(examples) > 10
+    client = HTTPClient()
+    for example in examples:
+        request = [line[2:] for line in example.splitlines() if line.startswith("> ")]
+        status, body = [line[2:] for line in example.splitlines() if line.startswith("< ")]
+        method, path = request[0].split(" ", 1)
+        headers = dict(line.split(": ", 1) for line in request[1:] if re.match(r"[A-Z][A-Za-z-]+: ", line))
+        sent = next((line for line in request[1:] if line.split(":")[0] not in headers), None)
+        answer = client.fetch(
+            HTTPRequest(base + path, method, headers, sent, allow_nonstandard_methods=True), raise_error=False
+        )
+        said = json.loads(answer.body)
+        assert (answer.code, like(json.loads(body), said)) == (int(status), True), f"{example}\n\n{said}"
+    client.close()
+
+
+def test_websocket_examples(base: str) -> None:
+    lines = [line for block in blocks(PROTOCOL, "websocket") for line in block.splitlines()]
+    assert len(lines) > 8
+    with websockets.sync.client.connect(base.replace("http", "ws") + "/v1/ws") as connection:
+        connection.recv(5)  # welcome
+        for line in lines:
+            if line.startswith("> "):
+                connection.send(line[2:])
+            else:
+                said = json.loads(connection.recv(5))
+                assert like(json.loads(line[2:]), said), f"{line}\n{said}"
+
+
+def test_every_error_code_is_in_the_table() -> None:
+    from realtime import errors
+
+    codes = {each.code for each in vars(errors).values() if isinstance(each, type) and hasattr(each, "code")}
+    assert [code for code in codes if f"`{code}`" not in PROTOCOL] == []
+
+
+def test_readme_curl(base: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl here")
+    commands = [line for block in blocks(README, "sh") for line in block.splitlines() if line.startswith("curl")]
+    assert len(commands) == 10
+    streaming, *others = commands
+    here = base.removeprefix("http://")
+    live = subprocess.Popen(
+        ["sh", "-c", "exec " + streaming.replace("127.0.0.1:8888", here)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert live.stdout is not None
+        while "subscribed" not in live.stdout.readline():
+            pass
+        for command in others:
+            line = command.replace("127.0.0.1:8888", here) + " --silent --show-error --fail-with-body"
+            done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=20, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            if "format=text" in command:
+                assert re.fullmatch(r"Currently -?[\d.]+ degrees and [a-z ]+ in Berlin, DE\n", done.stdout)
+        while '"temp":22.5' not in live.stdout.readline():
+            pass
+    finally:
+        live.terminate()
+        live.communicate()
+
+
+def test_links_lead_somewhere() -> None:
+    for file in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text()):
+            assert (file.parent / link).exists(), f"{file.name}: {link}"
