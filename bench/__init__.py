@@ -1,0 +1,2 @@
+"""Measurements: programs with progress on standard error, a table, and `--json`. Ratios in one run say something here;
+seconds of one machine do not hold on another."""

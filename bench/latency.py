@@ -1,0 +1,161 @@
+"""From a write to another node's client: per store and transport, by REST and behind the service's back.
+
+    scripts/bench latency [--writes N] [--json]
+
+One write at a time, so that what is measured is the way and not a queue. The clock starts before the write is sent and
+stops when the client has the event. Besides: the same PUT alone, which is part of the way by REST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pymongo
+import redis.asyncio
+import websockets
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+
+from bench.nodes import nodes, say, servers
+from realtime.embedded import Embedded
+
+CASES: dict[str, tuple[str, Callable[[int], Any]]] = {
+    "redis": ("redis/bench/1", lambda n: {"n": n}),
+    "postgres": ("postgres/entries/1", lambda n: {"slug": "bench", "title": str(n)}),
+    "mongo": ("mongo/bench/1", lambda n: {"n": n}),
+}
+
+Write = Callable[[int], Awaitable[None]]
+Row = dict[str, Any]
+
+
+class Client:
+    """Hands out the moments at which events came."""
+
+    def __init__(self) -> None:
+        self.came: asyncio.Queue[float] = asyncio.Queue()
+
+    async def websocket(self, base: str, channel: str, key: str) -> None:
+        async with websockets.connect(base.replace("http", "ws") + "/v1/ws") as connection:
+            await connection.send(json.dumps({"type": "subscribe", "id": 1, "channel": channel, "key": key}))
+            async for frame in connection:
+                if '"type":"event"' in str(frame) or '"type":"subscribed"' in str(frame):
+                    self.came.put_nowait(time.perf_counter())
+
+    async def sse(self, base: str, channel: str, key: str) -> None:
+        def take(chunk: bytes) -> None:
+            if b"event: put" in chunk or b"event: subscribed" in chunk:
+                self.came.put_nowait(time.perf_counter())
+
+        url, headers = f"{base}/v1/{channel}/{key}", {"Accept": "text/event-stream"}
+        await AsyncHTTPClient(force_instance=True).fetch(
+            HTTPRequest(url, headers=headers, streaming_callback=take, request_timeout=600)
+        )
+
+    async def poll(self, base: str, channel: str, key: str) -> None:
+        client, cursor = AsyncHTTPClient(force_instance=True), ""
+        while True:
+            answer = await client.fetch(f"{base}/v1/{channel}/{key}?wait=25{cursor}", request_timeout=60)
+            self.came.put_nowait(time.perf_counter())
+            cursor = f"&cursor={json.loads(answer.body)['cursor']}"
+
+
+async def measure(transport: str, base: str, path: str, write: Write, writes: int) -> list[float]:
+    """Milliseconds from each write to its event."""
+    client = Client()
+    channel, _, key = path.rpartition("/")
+    listening = asyncio.create_task(getattr(client, transport)(base, channel, key), name=transport)
+    took = []
+    try:
+        await asyncio.wait_for(client.came.get(), 10)
+        for number in range(writes):
+            begin = time.perf_counter()
+            writing = asyncio.ensure_future(write(number))
+            took.append((await asyncio.wait_for(client.came.get(), 10) - begin) * 1000)
+            await writing
+    finally:
+        listening.cancel()
+    return took
+
+
+def by_rest(base: str, path: str, value: Callable[[int], Any]) -> Write:
+    client = AsyncHTTPClient(force_instance=True)
+
+    async def write(number: int) -> None:
+        await client.fetch(f"{base}/v1/{path}", method="PUT", body=json.dumps(value(number)))
+
+    return write
+
+
+async def behind(own: Embedded) -> dict[str, Write]:
+    """Writers that know nothing of the service."""
+    row = await asyncpg.connect(own.urls["postgres"])
+    keys = redis.asyncio.from_url(own.urls["redis"])
+    documents = pymongo.AsyncMongoClient[Row](own.urls["mongo"]).get_default_database()["bench"]
+
+    async def postgres(number: int) -> None:
+        await row.execute("UPDATE entries SET title = $1 WHERE id = 1", f"behind {number}")
+
+    async def redis_(number: int) -> None:
+        await keys.set("bench:1", f'{{"behind":{number}}}')
+
+    async def mongo(number: int) -> None:
+        await documents.update_one({"_id": 1}, {"$set": {"behind": number}})
+
+    return {"postgres": postgres, "redis": redis_, "mongo": mongo}
+
+
+async def alone(write: Write, writes: int) -> list[float]:
+    took = []
+    for number in range(writes):
+        begin = time.perf_counter()
+        await write(-number - 1)
+        took.append((time.perf_counter() - begin) * 1000)
+    return took
+
+
+def row(store: str, way: str, transport: str, took: list[float]) -> Row:
+    cuts = statistics.quantiles(took, n=100)
+    return {"store": store, "write": way, "client": transport, "p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
+
+
+async def run(writes: int) -> list[Row]:
+    rows = []
+    async with servers() as own, nodes(own, 2) as (here, there):
+        others = await behind(own)
+        for store, (path, value) in CASES.items():
+            rest = by_rest(here, path, value)
+            rows.append(row(store, "REST", "(the PUT alone)", await alone(rest, writes)))
+            for transport in ("websocket", "sse", "poll"):
+                say(f"{store} over {transport} …")
+                rows.append(row(store, "REST", transport, await measure(transport, there, path, rest, writes)))
+            rows.append(
+                row(store, "behind", "websocket", await measure("websocket", there, path, others[store], writes))
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench latency", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--writes", type=int, default=300, help="writes for each row of the table [300]")
+    parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
+    options = parser.parse_args()
+    rows = asyncio.run(run(options.writes))
+    if options.json:
+        json.dump(rows, sys.stdout)
+        return
+    print(f"{'store':<10}{'write':<8}{'client':<17}{'p50 ms':>8}{'p95 ms':>8}{'p99 ms':>8}")
+    for each in rows:
+        print(f"{each['store']:<10}{each['write']:<8}{each['client']:<17}", end="")
+        print(f"{each['p50']:8.1f}{each['p95']:8.1f}{each['p99']:8.1f}")
+
+
+if __name__ == "__main__":
+    main()
