@@ -73,8 +73,7 @@ function showStores(found) {
   for (const [name, store] of Object.entries(found)) {
     if (!stores.has(name)) addStore(name);
     stores.get(name).source(store);
-    const [, gone] = stores.get(name).show(store.collections);
-    gone.forEach((channel) => live.unsubscribe(channel));
+    stores.get(name).show(store.collections).forEach((channel) => live.unsubscribe(channel));
     stores.get(name).tables.forEach((_, channel) => live.subscribe(channel));
   }
   byId("loading").hidden = true;
@@ -100,12 +99,13 @@ function showConnection() {
   say(byId("state"), { "catching up": "catching up", refused: `refused: ${live.refusal}` }[state] ?? state);
   say(byId("since"), away ? sinceText(silent, live.retryAt - now, stale) : "");
   document.body.classList.toggle("stale", stale);
+  stores.forEach((store) => store.reach(!stale));
 }
 
 function sinceText(silent, pause, stale) {
-  const heard = stale ? `last heard ${age(silent / 1000)} ago` : "";
-  const next = live.state === "refused" ? "" : pause > 0 ? `in ${Math.ceil(pause / 1000)} s` : "now";
-  return [heard, next].filter(Boolean).join(", next try ");
+  const heard = stale && `last heard ${age(silent / 1000)} ago`;
+  const next = live.state !== "refused" && (pause > 0 ? `next try in ${Math.ceil(pause / 1000)} s` : "trying now");
+  return [heard, next].filter(Boolean).join(", ");
 }
 
 /** Once for all channels that one break concerns. */

@@ -14,10 +14,10 @@ const STATES = {
 
 export class Store {
   tables = new Map(); // by channel
-  state = "live";
+  state = "unknown";
   #pick;
   #chipState = element("span", { class: "state" });
-  #lag = element("span", { class: "lag" });
+  #lag = element("span", { class: "lag", title: "from the last change's commit to this server" });
   #note = element("p", { class: "note", hidden: true });
   #list = element("div", { class: "collections" });
   #terminal;
@@ -42,25 +42,31 @@ export class Store {
 
   /** How current it is; `lag` in seconds, as last seen. */
   source({ state, lag, error = "" }) {
-    this.state = state;
-    this.node.dataset.state = this.chip.dataset.state = state;
+    this.state = this.node.dataset.state = state;
     this.node.classList.toggle("stale", state !== "live");
-    say(this.#chipState, state);
     say(this.#lag, state === "live" && lag ? duration(lag) : "");
-    this.#lag.title = "from the last change's commit to this server";
+    this.reach(true);
     say(this.#note, [STATES[state], error].filter(Boolean).join(" "));
     this.#note.hidden = !this.#note.textContent;
   }
 
-  /** Tables for exactly these collections: name -> facts. Returns the channels that are [new, gone]. */
+  /** Whether the server is in reach: what it said of the store is else no longer known to be so. */
+  reach(reached) {
+    this.chip.dataset.state = reached ? this.state : "unknown";
+    say(this.#chipState, this.chip.dataset.state);
+    this.#lag.hidden = !reached;
+  }
+
+  /** Tables for exactly these collections: name -> facts. Returns the channels that are gone. */
   show(collections) {
     const wanted = new Map(Object.entries(collections).map(([name, facts]) => [`${this.name}/${name}`, facts]));
     const added = [...wanted.keys()].filter((channel) => !this.tables.has(channel));
     const gone = [...this.tables.keys()].filter((channel) => !wanted.has(channel));
-    for (const channel of added) this.#add(channel, wanted.get(channel));
-    for (const channel of gone) this.#remove(channel);
+    added.forEach((channel) => this.#add(channel));
+    gone.forEach((channel) => this.#remove(channel));
+    for (const [channel, facts] of wanted) this.tables.get(channel).describe(facts);
     this.#teach();
-    return [added, gone];
+    return gone;
   }
 
   paint(now) {
@@ -78,8 +84,8 @@ export class Store {
     return this.tables.get(`${this.name}/current`)?.items ?? new Map();
   }
 
-  #add(channel, facts) {
-    const table = new Table(channel, facts, (key, text) => this.#pick(channel, key, text));
+  #add(channel) {
+    const table = new Table(channel, (key, text) => this.#pick(channel, key, text));
     this.tables.set(channel, table);
     const after = [...this.#list.children].find((each) => each.dataset.channel > channel);
     this.#list.insertBefore(table.node, after ?? null);
@@ -106,5 +112,6 @@ function terminal(store) {
   const code = element("code", {}, lines.join("\n"));
   return element("details", { class: "terminal", hidden: !lines.length },
     element("summary", {}, element("span", { class: "when-empty" }, "Nothing here yet. "), "Change it from a terminal"),
-    element("pre", { tabindex: 0, "aria-label": "shell lines" }, code));
+    element("pre", { tabindex: 0, "aria-label": "shell lines" }, code),
+    element("p", { class: "lead" }, "The address of each bundled store is in what the server prints at its start."));
 }

@@ -30,21 +30,28 @@ export class Table {
   #marked = new Map(); // key -> whether its change is worth a flash
   #moved = true; // the set of keys is not what the table shows
   #body = element("tbody");
+  #facts = element("span", { class: "facts" });
   #count = element("span", { class: "count" }, "loading …");
   #more = element("p", { class: "more", hidden: true });
   #trouble = element("p", { class: "trouble", hidden: true });
   #box;
 
   /** `pick(key, text)` is called when a row is chosen. */
-  constructor(channel, facts, pick) {
+  constructor(channel, pick) {
     const head = element("tr", {}, ...["Key", "Value", "Changed"].map((name) => element("th", { scope: "col" }, name)));
     const table = element("table", { "aria-label": channel }, element("thead", {}, head), this.#body);
     const title = element("h3", {}, channel.slice(channel.indexOf("/") + 1));
     this.#box = element("div", { class: "scroll" }, table);
     this.node = element("div", { class: "collection", "data-channel": channel },
-      element("div", { class: "title" }, title, element("span", { class: "facts" }, factsText(facts)), this.#count),
+      element("div", { class: "title" }, title, this.#facts, this.#count),
       this.#trouble, this.#box, this.#more);
     this.#body.addEventListener("click", (event) => this.#clicked(event, pick));
+  }
+
+  /** What the store says of the collection: of `{"key": ["id"], "columns": {...}}`, `key: id` is shown. */
+  describe(facts) {
+    const short = Object.entries(facts).filter(([, fact]) => !isObject(fact));
+    say(this.#facts, short.map(([name, fact]) => `${name}: ${[fact].flat().join(", ")}`).join(" · "));
   }
 
   /** The whole state. What did not change keeps its age and does not flash. */
@@ -164,13 +171,12 @@ class Row {
     if (rebuilt) this.#build(names, texts);
     else texts.forEach((text, index) => say(this.#parts[index], text));
     if (changed) this.#flash(rebuilt ? [this.#value] : this.#parts.filter((_, index) => texts[index] !== before[index]));
+    this.#age.title = item.at ? new Date(item.at).toLocaleString() : "not since this page looked";
     this.age(item, Date.now());
   }
 
   age(item, now) {
     say(this.#age, item.at ? age((now - item.at) / 1000) : "–");
-    const title = item.at ? new Date(item.at).toLocaleString() : "not since this page looked";
-    if (this.#age.title !== title) this.#age.title = title;
   }
 
   #build(names, texts) {
@@ -202,9 +208,4 @@ function pieces({ value, text }) {
 
 function clipped(text) {
   return text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)} … ${count(text.length, "character")}` : text;
-}
-
-/** `{"key": ["id"]}` as `key: id`. */
-function factsText(facts) {
-  return Object.entries(facts).map(([name, fact]) => `${name}: ${[fact].flat().join(", ")}`).join(" · ");
 }
