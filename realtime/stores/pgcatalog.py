@@ -1,4 +1,4 @@
-"""Which tables are collections: those of the configuration and those of `realtime.tracked`, as the catalog has them.
+"""Which tables are collections: those of the configuration and those of `_realtime.tracked`, as the catalog has them.
 
 A table's shape is kept until a statement shows that it has changed. A table that does not exist yet, or has no primary
 key, is looked for again each time, so that creating it is enough.
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("realtime.stores.postgres")
 
-TRACKED: Final = "realtime.tracked"
+# Not in a schema `realtime`: into that one, if it exists, a role of that name creates its own tables ("$user").
+TRACKED: Final = "_realtime.tracked"
 LOCK: Final = 7_237_953_118  # the advisory lock under which nodes make tables and alter publications
 
 _T = TypeVar("_T")
@@ -29,7 +30,7 @@ _T = TypeVar("_T")
 _STALE: Final = (Stale, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.UndefinedObjectError)
 _SAMPLE: Final = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
 _TRACKED: Final = (
-    "CREATE SCHEMA IF NOT EXISTS realtime; CREATE TABLE IF NOT EXISTS realtime.tracked (name text PRIMARY KEY)"
+    "CREATE SCHEMA IF NOT EXISTS _realtime; CREATE TABLE IF NOT EXISTS _realtime.tracked (name text PRIMARY KEY)"
 )
 _KEYLESS: Final = "ALTER TABLE … ADD PRIMARY KEY, or take the table out of the configuration"
 
@@ -39,7 +40,7 @@ class Catalog:
         self._store = store
         self._configured = frozenset(map(normal, configured))
         self._tables: dict[str, Table] = {}
-        self._tracking: bool | None = None  # whether `realtime.tracked` is there; None: not looked yet
+        self._tracking: bool | None = None  # whether `_realtime.tracked` is there; None: not looked yet
 
     async def table(self, connection: Connection, collection: str) -> Table:
         """The collection's table. Raises UnknownChannel, which says why a table that exists cannot be one."""
@@ -83,14 +84,14 @@ class Catalog:
             raise Refused(
                 table.trouble if table else f"table {name!r} does not exist", hint=_KEYLESS if table else None
             )
-        await connection.execute("INSERT INTO realtime.tracked VALUES ($1) ON CONFLICT DO NOTHING", collection)
+        await connection.execute("INSERT INTO _realtime.tracked VALUES ($1) ON CONFLICT DO NOTHING", collection)
 
     async def _wanted(self, connection: Connection) -> frozenset[str]:
         await self._prepare(connection)
         if not self._tracking:
             return self._configured
         return self._configured.union(
-            row["name"] for row in await connection.fetch("SELECT name FROM realtime.tracked")
+            row["name"] for row in await connection.fetch("SELECT name FROM _realtime.tracked")
         )
 
     async def _prepare(self, connection: Connection) -> None:

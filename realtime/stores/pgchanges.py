@@ -90,7 +90,7 @@ class Changes:
         self._publication = Publication(slot, store, catalog)
         self._rereads = Rereads(self._read)
         self._tables: dict[int, Table] = {}  # in the publication, by oid
-        self._tracked = 0  # the oid of `realtime.tracked`, which is in the publication, too
+        self._tracked = 0  # the oid of `_realtime.tracked`, which is in the publication, too
         self._mark = Mark("", 0, frozenset())
         self._look_at = 0.0  # when to look for new tables
 

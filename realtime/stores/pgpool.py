@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONNECT: Final = 3.0  # seconds, to connect or to wait for a free connection
 COMMAND: Final = 10.0
+RELEASE: Final = 1.0  # to bring a connection whose query was cancelled into order
 CLOSE: Final = 3.0
 
 _SETTINGS: Final = {**SESSION, "tcp_keepalives_idle": "30", "idle_in_transaction_session_timeout": "60000"}
@@ -57,8 +58,12 @@ class Pool:
         if self._pool is None:
             raise StoreDown(f"{self._name} is not open")
         with translated(self._name):
-            async with self._pool.acquire(timeout=CONNECT) as connection:
+            connection = await self._pool.acquire(timeout=CONNECT)
+            try:
                 yield connection
+            finally:
+                with suppress(TimeoutError):  # the pool has thrown it away; what broke it is being raised already
+                    await self._pool.release(connection, timeout=RELEASE)
 
 
 @contextmanager

@@ -59,10 +59,13 @@ def version_of_write(insert: int) -> str:
 
 
 def fence(flushed: int, snapshot: str) -> str:
-    """`<lsn>.z_<xmax>[-<below xmax>…]`: running transactions as distances from xmax, to keep cursors short."""
+    """`<lsn>.z_<xmax>[-<below xmax>…]`: running transactions as distances from xmax, to keep cursors short.
+
+    A commit that begins where the flushed log ends is not in it: the ceiling lies one below.
+    """
     visible = Visible.parse(snapshot)
     running = "".join(f"-{visible.xmax - xid:x}" for xid in sorted(visible.running))
-    return f"{flushed:016x}.z_{visible.xmax:x}{running}"
+    return f"{flushed - 1:016x}.z_{visible.xmax:x}{running}"
 
 
 def contains(fence: str, version: str) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_PING: Final = 3.0  # seconds
+_PING: Final = 2.0  # seconds
 _SLOT: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
