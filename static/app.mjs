@@ -51,7 +51,7 @@ function tableOf(channel) {
   return stores.get(channel.split("/")[0])?.tables.get(channel);
 }
 
-// what there is --------------------------------------------------------------------------------------------------------
+// what there is ---------------------------------------------------------------------------------------------------
 
 async function look() {
   if (looking) return;
@@ -87,7 +87,7 @@ function addStore(name) {
   byId("items").append(store.node);
 }
 
-// how current it is ----------------------------------------------------------------------------------------------------
+// how current it is -----------------------------------------------------------------------------------------------
 
 function showConnection() {
   const now = Date.now();
@@ -119,7 +119,7 @@ function notify(text) {
   byId("notice").hidden = false;
 }
 
-// painting -------------------------------------------------------------------------------------------------------------
+// painting --------------------------------------------------------------------------------------------------------
 
 function paintSoon() {
   frame ||= requestAnimationFrame(() => {

@@ -63,7 +63,7 @@ export class Live {
     if (this.#welcomed && subscription?.id) this.#send({ type: "unsubscribe", id: subscription.id });
   }
 
-  // connection -------------------------------------------------------------------------------------------------------
+  // connection ----------------------------------------------------------------------------------------------------
 
   get #welcomed() {
     return this.state === "live" || this.state === "catching up";
@@ -129,7 +129,7 @@ export class Live {
     this.#socket.send(JSON.stringify(message));
   }
 
-  // messages ---------------------------------------------------------------------------------------------------------
+  // messages ------------------------------------------------------------------------------------------------------
 
   #receive(frame) {
     this.heardAt = Date.now();

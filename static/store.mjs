@@ -29,7 +29,8 @@ export class Store {
     this.#pick = pick;
     const title = TITLES[name] ?? name;
     this.chip = element("li", {}, element("a", { href: `#store-${name}` },
-      element("span", { class: "dot", "aria-hidden": "true" }), element("span", {}, title), this.#chipState, this.#lag));
+      element("span", { class: "dot", "aria-hidden": "true" }), element("span", {}, title),
+      this.#chipState, this.#lag));
     this.node = element("section", { class: "store", id: `store-${name}`, "aria-labelledby": `title-${name}` },
       element("h2", { id: `title-${name}` }, title), this.#note);
     if (name === "weather") {

@@ -48,9 +48,9 @@ export class Table {
     this.#body.addEventListener("click", (event) => this.#clicked(event, pick));
   }
 
-  /** What the store says of the collection: of `{"key": ["id"], "columns": {...}}`, `key: id` is shown. */
+  /** What the store says of the collection: of `{"key": ["id"], "items": 5}`, `key: id`. The page counts by itself. */
   describe(facts) {
-    const short = Object.entries(facts).filter(([, fact]) => !isObject(fact));
+    const short = Object.entries(facts).filter(([, fact]) => typeof fact === "string" || Array.isArray(fact));
     say(this.#facts, short.map(([name, fact]) => `${name}: ${[fact].flat().join(", ")}`).join(" · "));
   }
 
@@ -170,7 +170,8 @@ class Row {
     const rebuilt = names !== this.#names || texts.length !== before.length;
     if (rebuilt) this.#build(names, texts);
     else texts.forEach((text, index) => say(this.#parts[index], text));
-    if (changed) this.#flash(rebuilt ? [this.#value] : this.#parts.filter((_, index) => texts[index] !== before[index]));
+    const differs = (_, index) => texts[index] !== before[index];
+    if (changed) this.#flash(rebuilt ? [this.#value] : this.#parts.filter(differs));
     this.#age.title = item.at ? new Date(item.at).toLocaleString() : "not since this page looked";
     this.age(item, Date.now());
   }
@@ -185,7 +186,8 @@ class Row {
     if (names === null) return this.#value.replaceChildren(...this.#parts);
     const list = JSON.parse(names);
     const members = this.#parts.map((part, index) => element("span", { class: "member" },
-      index ? "" : "{", element("span", { class: "name" }, `${list[index]}:`), part, index < list.length - 1 ? "," : "}"));
+      index ? "" : "{", element("span", { class: "name" }, `${list[index]}:`), part,
+      index < list.length - 1 ? "," : "}"));
     return this.#value.replaceChildren(...members);
   }
 

@@ -4,18 +4,23 @@ import { element, say } from "./dom.mjs";
 import { number } from "./json.mjs";
 import { age } from "./words.mjs";
 
+const CREDIT = "Weather data by Open-Meteo.com"; // asked for by its licence, CC BY 4.0
+
 export class Weather {
   node = element("div", { class: "weather" });
   #list = element("ul");
+  #credit = element("p", { class: "credit" });
   #places = new Map();
 
   constructor() {
-    this.node.append(this.#list, element("p", { class: "credit" }, "Weather data by Open-Meteo.com"));
+    this.node.append(this.#list, this.#credit);
   }
 
   paint(items, now) {
     for (const [key, place] of this.#places) if (!items.has(key)) this.#remove(key, place);
     for (const [key, { value }] of items) this.#place(key).show(value ?? {}, now);
+    const simulated = items.size && [...items.values()].every(({ value }) => isSimulated(value));
+    say(this.#credit, (simulated ? "Simulated here. Without --demo: " : "") + CREDIT);
   }
 
   #place(key) {
@@ -38,16 +43,21 @@ class Place {
   #simulated = element("span", { class: "badge", hidden: true }, "simulated");
   #stale = element("span", { class: "badge warn", hidden: true }, "stale");
   #details = element("span", { class: "details" });
-  node = element("li", {}, this.#degrees, element("span", {}, this.#words, this.#simulated, this.#stale, this.#details));
+  node = element("li", {}, this.#degrees,
+    element("span", {}, this.#words, this.#simulated, this.#stale, this.#details));
 
   show(value, now) {
     const degrees = number(value.temperature_c);
     say(this.#degrees, degrees === undefined ? "–" : `${degrees.toFixed(1)} °C`);
     say(this.#words, `${value.condition ?? "unknown"} in ${[value.city, value.country].filter(Boolean).join(", ")}`);
-    this.#simulated.hidden = value.provider !== "simulated";
+    this.#simulated.hidden = !isSimulated(value);
     this.#stale.hidden = !value.stale;
     say(this.#details, details(value, now));
   }
+}
+
+function isSimulated(value) {
+  return value?.provider === "simulated";
 }
 
 function details(value, now) {

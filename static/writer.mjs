@@ -55,7 +55,8 @@ export class Writer {
   /** Put an item into the fields. */
   fill(channel, key, text) {
     const [store, collection] = channel.split("/");
-    for (const [name, value] of Object.entries({ store, collection, key, value: text })) this.#field(name).value = value;
+    const fields = { store, collection, key, value: text };
+    for (const [name, value] of Object.entries(fields)) this.#field(name).value = value;
     this.#form.scrollIntoView({ block: "nearest" });
     this.#field("value").focus({ preventScroll: true });
   }

@@ -216,12 +216,15 @@ def test_a_large_collection_says_what_it_does_not_show(page: Page, site: Site) -
     expect(page.locator('[data-channel="mongo/many"] .more')).to_contain_text("2 more keys")
 
 
-def test_weather_is_said_in_words(page: Page) -> None:
+def test_weather_is_said_in_words(page: Page, site: Site) -> None:
     weather = page.locator(".weather")
     expect(weather.locator("li")).to_contain_text(["7.4 °C"])
     expect(weather.locator("li")).to_contain_text(["overcast in Berlin, DE"])
     expect(weather.locator(".badge:visible")).to_have_text(["simulated", "stale"])
-    expect(weather).to_contain_text("Weather data by Open-Meteo.com")
+    expect(weather.locator(".credit")).to_have_text("Simulated here. Without --demo: Weather data by Open-Meteo.com")
+    site.store("weather/current", "berlin", {**BERLIN, "provider": "open-meteo", "stale": False})
+    expect(weather.locator(".credit")).to_have_text("Weather data by Open-Meteo.com")
+    expect(weather.locator(".badge:visible")).to_have_count(0)
 
 
 # writing --------------------------------------------------------------------------------------------------------------
