@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
@@ -30,13 +30,9 @@ PATIENCE = 3.0  # seconds: to connect, for an answer, of silence on a pub/sub co
 HEARTBEAT = 1.0  # seconds of silence after which a pub/sub connection is pinged
 CONNECTIONS = 16  # of one client; further calls wait for one of these
 
-# RESP2: the same replies from Redis and Valkey, and pub/sub messages that are plain lists.
-SETTINGS: dict[str, Any] = {
-    "protocol": 2,
-    "decode_responses": False,
-    "socket_timeout": PATIENCE,
-    "socket_connect_timeout": PATIENCE,
-}
+# RESP2: the same replies from Redis and Valkey, and pub/sub messages that are plain lists. No `socket_timeout`: with it
+# redis-py sends within `asyncio.wait_for`, which up to Python 3.11 may swallow a cancellation. The time-outs are ours.
+SETTINGS: dict[str, Any] = {"protocol": 2, "decode_responses": False, "socket_timeout": None}
 # A pooled connection may have died unseen: once more, on a new one. (What we send can be sent twice.)
 ONCE_MORE = Retry(NoBackoff(), 1, supported_errors=(Disconnected,))
 NEVER = Retry(NoBackoff(), 0)
@@ -44,18 +40,26 @@ FAILURES = (RedisError, OSError, TimeoutError)
 
 
 def client(url: str) -> Redis:
-    """Bytes in, bytes out; each call ends within seconds. To be closed by `aclose`."""
-    limits = {"max_connections": CONNECTIONS, "timeout": PATIENCE}
+    """Bytes in, bytes out; to be called within `answering`, and closed by `aclose`."""
+    limits = {"max_connections": CONNECTIONS, "timeout": None}
     return Redis.from_pool(BlockingConnectionPool.from_url(url, retry=ONCE_MORE, **limits, **SETTINGS))
 
 
 @contextmanager
-def answering(down: type[Unavailable]) -> Iterator[None]:
+def failing_as(down: type[Unavailable]) -> Iterator[None]:
     """The driver's failures as one of ours."""
     try:
         yield
     except FAILURES as error:
         raise down(f"redis does not answer: {error or type(error).__name__}") from error
+
+
+@asynccontextmanager
+async def answering(down: type[Unavailable]) -> AsyncIterator[None]:
+    """For one call: it ends within `PATIENCE`, or fails as one of ours."""
+    with failing_as(down):
+        async with asyncio.timeout(PATIENCE):
+            yield
 
 
 class PubSub:
@@ -139,7 +143,8 @@ class PubSub:
         """Reads from one connection until it breaks."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(PATIENCE):
+                await connection.connect()  # type: ignore[no-untyped-call]
             self._connection, self._unconfirmed = connection, deque()
             await self._send_subscribe([*(name for name in self._wanted if name != self._home), self._home])
             await self._read(connection)
@@ -192,7 +197,8 @@ class PubSub:
         if connection is None or not connection.is_connected:  # redis-py would connect it again
             return
         with suppress(*FAILURES):  # the reader finds it closed
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            async with asyncio.timeout(PATIENCE):
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
 
     async def _drop(self) -> None:
         if self._connection is not None:

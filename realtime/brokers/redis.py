@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import BadCursor, BrokerDown, CursorLost
 from ..protocol import Change, Cursor, Placed, opening, split_channel
-from ..redis_pubsub import PubSub, answering, client
+from ..redis_pubsub import PubSub, answering, client, failing_as
 from .base import Broken, Deliver, Recovered
 from .hold import holding
 from .keys import LEASE, LOG, META, NODE
@@ -58,11 +58,11 @@ class RedisBroker:
         keys = [LOG + channel, META + channel, LEASE + split_channel(channel)[0]]
         settings: list[str | bytes | int] = [token_hex(6), self._meta_ttl, self._history, self._history_ttl, self._node]
         for portion in _portions(channel, changes):
-            with answering(BrokerDown):
+            async with answering(BrokerDown):
                 await self._publish(keys, [*settings, *portion])
 
     async def subscribe(self, channel: str) -> None:
-        with answering(BrokerDown):
+        with failing_as(BrokerDown):
             await self._pubsub.subscribe((LOG + channel).encode())
 
     async def unsubscribe(self, channel: str) -> None:
@@ -94,7 +94,7 @@ class RedisBroker:
                 await lease.release()
 
     async def _after(self, channel: str, after: Cursor) -> tuple[Cursor, list[bytes]]:
-        with answering(BrokerDown):
+        async with answering(BrokerDown):
             epoch, offset, entries = await self._read(
                 [LOG + channel, META + channel], [token_hex(6), self._meta_ttl, after.epoch, after.offset]
             )

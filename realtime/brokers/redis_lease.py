@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from importlib.resources import files
 from secrets import token_hex
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -50,7 +51,7 @@ class RedisLease:
 
     async def _try(self) -> bool:
         asked = asyncio.get_running_loop().time()
-        with answering(BrokerDown):
+        async with answering(BrokerDown):
             taken, mark = await self._redis.register_script(ACQUIRE)(
                 [LEASE + self._store, MARK + self._store], [self._token, int(LIFETIME * 1000), NODE]
             )
@@ -93,12 +94,16 @@ class RedisLease:
 
     async def _channels(self) -> list[str]:
         """All of the store's that have an epoch now; one that opens its first later needs no other."""
-        with answering(BrokerDown):
-            metas = {name async for name in self._redis.scan_iter(match=f"{META}{self._store}/*", count=1000)}
+        redis: Any = self._redis  # its annotations do not know that replies are bytes
+        metas, cursor = set[bytes](), None
+        while cursor != 0:
+            async with answering(BrokerDown):
+                cursor, found = await redis.scan(cursor or 0, match=f"{META}{self._store}/*", count=1000)
+            metas.update(found)
         return [meta.decode().removeprefix(META) for meta in metas]
 
     async def _held(self, script: str, keys: list[str], args: list[str | int]) -> bool:
-        with answering(BrokerDown):
+        async with answering(BrokerDown):
             return bool(await self._redis.register_script(script)([LEASE + self._store, *keys], [self._token, *args]))
 
     def _check(self, held: bool) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from secrets import token_hex
 
 from msgspec import Raw
@@ -51,9 +50,3 @@ def offsets(events: Sequence[Placed]) -> list[int]:
 def new_store() -> str:
     """A name that no other test has, as tests share a server."""
     return f"s{token_hex(6)}"
-
-
-async def until(condition: Callable[[], object], seconds: float = 8.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  -- what is waited for has no event
-            await asyncio.sleep(0.005)

@@ -19,10 +19,11 @@ from realtime.protocol import Change, Placed
 from realtime.redis_pubsub import client
 from tests.proxy import Mode, Proxy
 from tests.valkey import Valkey, valkey
+from tests.wait import until
 
-from .nodes import Node, change, until, values
+from .nodes import Node, change, values
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.expects_logs]  # it breaks things all the time
 CHANNEL = "s/c"
 
 
@@ -98,10 +99,10 @@ async def test_a_silent_connection_is_noticed(near: Node, far: Node, proxy: Prox
     began = time.monotonic()
     with pytest.raises(BrokerDown):
         await far.broker.publish(CHANNEL, [change(1)])
-    await until(lambda: far.broken)
+    await until(lambda: far.broken > 0)
     assert time.monotonic() - began < 6
     proxy.mode = "ok"
-    await until(lambda: far.recovered)
+    await until(lambda: far.recovered > 0)
     await arrives(near, far, 2)
     assert (far.broken, far.recovered) == (1, 1)
 
@@ -122,7 +123,7 @@ async def test_cut_off_for_reading_too_slowly(near: Node, far: Node, admin: Redi
     await admin.config_set(name, "pubsub 10000 0 0")
     large = Change("c", "k", "put", Raw(b'"%s"' % (b"x" * 100_000)), "00000001", 0.0)
     await near.broker.publish(CHANNEL, [large])
-    await until(lambda: far.recovered)
+    await until(lambda: far.recovered > 0)
     await admin.config_set(name, usual)
     assert [event.event.version for event in await far.broker.history(CHANNEL, start)] == ["00000001"]
     await arrives(near, far, 2)
@@ -173,7 +174,7 @@ async def test_a_defect_in_who_hears_leaves_no_deaf_node(running: Valkey, near: 
     try:
         await clumsy.broker.subscribe(CHANNEL)
         await near.broker.publish(CHANNEL, [change(1)])
-        await until(lambda: clumsy.recovered)
+        await until(lambda: clumsy.recovered > 0)
         await arrives(near, clumsy, 2)
     finally:
         await clumsy.broker.close()
@@ -186,13 +187,13 @@ async def test_a_subscribe_that_fails_never_was(near: Node, far: Node, proxy: Pr
     await far.broker.subscribe("s/other")
     proxy.mode = "refuse"
     proxy.reset()
-    await until(lambda: far.broken)
+    await until(lambda: far.broken > 0)
     began = time.monotonic()
     with pytest.raises(BrokerDown):
         await far.broker.subscribe(CHANNEL)
     assert time.monotonic() - began < 4
     proxy.mode = "ok"
-    await until(lambda: far.recovered)
+    await until(lambda: far.recovered > 0)
     await near.broker.publish(CHANNEL, [change(1)])
     await far.broker.subscribe("s/third")
     assert not far.heard
@@ -204,7 +205,7 @@ async def test_a_subscribe_in_a_short_break_waits_it_out(near: Node, far: Node, 
     await far.broker.subscribe("s/other")
     proxy.mode = "refuse"
     proxy.reset()
-    await until(lambda: far.broken)
+    await until(lambda: far.broken > 0)
     subscribing = [asyncio.create_task(far.broker.subscribe(CHANNEL)) for _ in range(2)]
     await asyncio.sleep(0)
     proxy.mode = "ok"
@@ -253,7 +254,7 @@ async def test_another_run_of_the_server_is_another_epoch(data: str) -> None:
             with pytest.raises(BrokerDown):
                 await node.broker.position(CHANNEL)
             server.start()
-            await until(lambda: node.recovered)  # noqa: B023
+            await until(lambda: node.recovered > 0)  # noqa: B023
             with pytest.raises(CursorLost, match="epoch"):
                 await node.broker.history(CHANNEL, before)
             after = await node.broker.position(CHANNEL)
@@ -310,7 +311,6 @@ async def test_a_dead_holder_is_followed_at_once(holders: list[str], proxy: Prox
     proxy.reset()
     await until(lambda: "near has it" in holders)
     assert time.monotonic() - began < 1.5
-    await until(lambda: "far lost it" in holders)
 
 
 async def test_a_silent_holder_stops_before_it_is_followed(holders: list[str], proxy: Proxy) -> None:
