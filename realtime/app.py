@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application, StaticFileHandler
+from tornado.web import Application
 
 from .brokers.base import Broker
 from .brokers.redis import RedisBroker
@@ -21,7 +21,7 @@ from .errors import StartError
 from .feeds import Feed
 from .handlers.base import Door, Handler, Missing
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
-from .handlers.pages import PageHandler
+from .handlers.pages import AssetHandler, PageHandler
 from .handlers.rest import CollectionHandler, ItemHandler, ManyHandler
 from .handlers.websocket import LiveSocket
 from .metrics import Metrics
@@ -75,7 +75,7 @@ def application(door: Door) -> Application:
             (r"/v1/ws", LiveSocket, given),
             (rf"/v1/{part}/{part}", CollectionHandler, given),
             (rf"/v1/{part}/{part}/{part}", ItemHandler, given),
-            (r"/static/(.*)", StaticFileHandler, {"path": str(web / "static")}),
+            (r"/static/(.*)", AssetHandler, {"path": str(web / "static")}),
         ],
         default_handler_class=Missing,
         default_handler_args=given,

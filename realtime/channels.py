@@ -29,6 +29,7 @@ CHECK = 20.0  # seconds between two comparisons of all positions with the histor
 
 Read = Callable[[str, Sequence[str] | None], Awaitable[Snapshot]]  # channel, keys (None: all)
 Heard = Callable[[Placed], None]
+Drop = Callable[[Subscription], None]
 
 
 class Channel:
@@ -61,11 +62,11 @@ class Channel:
 
 
 class Channels:
-    """`read` reads a snapshot; `heard` is told of each event that was passed on."""
+    """`read` reads a snapshot; `heard` is told of each event that was passed on; `drop` ends a subscription."""
 
-    def __init__(self, broker: Broker, hub: Hub, metrics: Metrics, read: Read, heard: Heard) -> None:
+    def __init__(self, broker: Broker, hub: Hub, metrics: Metrics, read: Read, heard: Heard, drop: Drop) -> None:
         self._broker, self._hub, self._metrics = broker, hub, metrics
-        self._read, self._heard = read, heard
+        self._read, self._heard, self._drop = read, heard, drop
         self._channels: dict[str, Channel] = {}
         self._tasks = Tasks()
 
@@ -212,6 +213,7 @@ class Channels:
             except RealtimeError as error:  # the collection is gone, or has grown too large to show
                 for subscription in filter(_held, subscriptions):
                     subscription.session.send(Failure(subscription.id, error.code, str(error), error.hint or ""))
+                    self._drop(subscription)
                 return
             else:
                 if not any(subscription.stale for subscription in subscriptions):

@@ -37,7 +37,7 @@ class Node:
         self.stores: Mapping[str, Store] = {store.name: store for store in stores}
         self.sources = Sources(stores, metrics, self._tell)
         self._broker, self._hub = broker, Hub()
-        self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard)
+        self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard, self.unsubscribe)
 
     async def open(self) -> None:
         await self._broker.open(self._channels.deliver, self._recovered, self.sources.broken)

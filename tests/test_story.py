@@ -185,9 +185,7 @@ async def write(service: Service, case: Case, word: str) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("store", CASES)
-async def test_a_write_on_one_node_reaches_a_client_of_another(
-    servers: Embedded, store: str, transport: str
-) -> None:
+async def test_a_write_on_one_node_reaches_a_client_of_another(servers: Embedded, store: str, transport: str) -> None:
     case = CASES[store]
     async with cluster(servers) as nodes, asyncio.timeout(60):
         here, there = nodes
@@ -209,9 +207,7 @@ async def test_a_write_on_one_node_reaches_a_client_of_another(
             while heard[-1:] != words[-1:]:
                 heard.append(case.of(await client.next()))
             assert heard == words
-            answer = await AsyncHTTPClient().fetch(
-                f"{address(there)}/v1/{case.channel}/{case.key}", method="DELETE"
-            )
+            answer = await AsyncHTTPClient().fetch(f"{address(there)}/v1/{case.channel}/{case.key}", method="DELETE")
             assert answer.code == 200
             assert await client.next() is None
 
@@ -246,4 +242,3 @@ async def test_a_feed_is_taken_over(servers: Embedded) -> None:
             for store, case in CASES.items():
                 await write(nodes[0], case, f"after {store}")
                 assert case.of(await clients[store].next()) == f"after {store}"
-
