@@ -74,7 +74,7 @@ class RedisKeeper:
         self._redis, self._key = client(url), key
 
     async def load(self) -> Kept:
-        with answering(StoreDown):
+        async with answering(StoreDown):
             fields: dict[Any, Any] = await self._redis.hgetall(self._key)
         version = fields.pop(b"version", ORIGIN.encode())
         return Kept(version.decode(), {name[1:].decode(): _item(text) for name, text in fields.items()})
@@ -83,7 +83,7 @@ class RedisKeeper:
         arguments: list[str | bytes] = [before, ORIGIN, version]
         for key, item in items.items():
             arguments += [f"={key}", b"" if item is None else b"%s %s" % (item.version.encode(), item.value)]
-        with answering(StoreDown):
+        async with answering(StoreDown):
             return bool(await self._redis.eval(_SAVE, 1, self._key, *arguments))
 
     async def close(self) -> None:

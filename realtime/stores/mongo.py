@@ -1,25 +1,21 @@
 """MongoDB, by Motor: documents by their `_id`, captured by one change stream on the database.
 
 All use of Motor is in this file, since Motor has a successor: pymongo's own `AsyncMongoClient`, with the same calls.
-Cursors are read by the wire's own batches (`find`, `aggregate`, `getMore` as commands): what is ready together comes
-together, one hop through Motor's threads for all of it, and the replies say at which cluster time they were true. The
-driver's retries are off, because a retry hides both the time it takes and the time of the write.
+The driver's retries are off, because a retry hides both the time it takes and the time of the write.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 os.environ.setdefault("MOTOR_MAX_WORKERS", "64")  # read at import; the change stream sits in one of these threads
 
 from bson.objectid import ObjectId
-from bson.timestamp import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient
-from msgspec import Raw, Struct
+from msgspec import Raw
 from pymongo import ReadPreference
 from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure, PyMongoError, WriteError
 from pymongo.write_concern import WriteConcern
@@ -27,10 +23,9 @@ from pymongo.write_concern import WriteConcern
 from ..errors import ConfigError, Duplicate, NotFound, Refused, StoreDown, UnknownChannel
 from ..protocol import Condition, beyond, merge_patch
 from .base import Batch, Lost, Snapshot, Written
-from .bson_json import CODEC, Document, Id, id_of, key_of, order_of, to_document, to_json
+from .bson_json import CODEC, Document, Id, key_of, to_document, to_json
 from .mongo_changes import Place, fence_of, floor_of, read
-
-log = logging.getLogger("realtime.mongo")
+from .mongo_reads import Cursor, Window, identity_of, in_order
 
 DATABASE = "realtime"
 AWAIT = 1000  # ms that the server holds a request for changes when there are none
@@ -43,7 +38,6 @@ _OPTIONS: dict[str, Any] = {
     "retryReads": False,
     "retryWrites": False,
 }
-_TYPES = ("number", "string", "objectId")  # of an `_id` that a key can stand for, in the order of the server
 
 Rewrite = Callable[[Document], Document | None]
 
@@ -85,7 +79,7 @@ class MongoStore:
     ) -> Snapshot:
         """Sorted by `_id` as the server sorts: numbers, strings, ObjectIds. Other types of `_id` are left out."""
         _check(collection)
-        window = _Window(keys, after, limit)
+        window = Window(keys, after, limit)
         async with self._session() as session:
             if self._pins is None:
                 self._pins = "secantusVersion" not in await self._database.command("buildInfo")
@@ -96,14 +90,14 @@ class MongoStore:
     def contains(self, fence: str, version: str) -> bool:
         return not beyond(fence, version)
 
-    async def _pinned(self, session: Any, collection: str, window: _Window) -> Snapshot:
+    async def _pinned(self, session: Any, collection: str, window: Window) -> Snapshot:
         """One read of the majority's state at a cluster time, which is the fence."""
         cursor = await self._find(session, collection, window, "snapshot")
+        fence = fence_of(cursor.time)  # of the first reply: those that follow are of the same moment, but say another
         page = await window.take(cursor)
-        page.fence = fence_of(cursor.time)
-        return page
+        return Snapshot(page.items, fence, page.next)
 
-    async def _caught_up(self, session: Any, collection: str, window: _Window) -> Snapshot:
+    async def _caught_up(self, session: Any, collection: str, window: Window) -> Snapshot:
         """The same from SecantusDB, which takes a request for a pinned read and then reads whatever is there.
 
         So: open a change stream, read, and apply to what was read all that the stream says until it is silent. The
@@ -121,14 +115,14 @@ class MongoStore:
                     if event.get("ns", {}).get("coll") == collection:
                         time = event["clusterTime"]
                         window.apply(page, event)
-            return Snapshot({key: page.items[key] for key in sorted(page.items, key=_order)}, fence_of(time), page.next)
+            return Snapshot(in_order(page.items), fence_of(time), page.next)
         finally:
             await stream.close()
 
     async def _settle(self, session: Any, collection: str) -> None:
         await self._database[collection].delete_one({"_id": {"$eq": ObjectId()}}, session=session)
 
-    async def _find(self, session: Any, collection: str, window: _Window, level: str) -> _Cursor:
+    async def _find(self, session: Any, collection: str, window: Window, level: str) -> Cursor:
         reply = await self._database.command(
             "find",
             collection,
@@ -139,13 +133,13 @@ class MongoStore:
             codec_options=CODEC,
             session=session,
         )
-        return _Cursor(self._database, session, reply)
+        return Cursor(self._database, session, reply)
 
     # writing ----------------------------------------------------------------------------------------------------------
 
     async def put(self, collection: str, key: str | None, value: Raw, condition: Condition) -> Written:
         document = to_document(value)
-        identity = ObjectId() if key is None else _identity(key)
+        identity = ObjectId() if key is None else identity_of(key)
         key = str(identity) if key is None else key
         async with self._writing(collection) as (target, session):
             if condition.exists is False:
@@ -161,12 +155,12 @@ class MongoStore:
         changes = to_document(value)
         async with self._writing(collection) as (target, session):
             merged = await self._swap(
-                target, session, _identity(key), condition, lambda found: merge_patch(found, changes)
+                target, session, identity_of(key), condition, lambda found: merge_patch(found, changes)
             )
             return Written(key, floor_of(session.operation_time), to_json(merged))
 
     async def delete(self, collection: str, key: str, condition: Condition) -> Written:
-        identity = _identity(key)
+        identity = identity_of(key)
         async with self._writing(collection) as (target, session):
             if condition:
                 await self._swap(target, session, identity, condition, lambda _: None)
@@ -221,7 +215,7 @@ class MongoStore:
                     await stream.close()
                 place, reason = None, "the database was dropped"
 
-    async def _watch(self, session: Any, place: Place | None, reason: str) -> tuple[_Cursor, str]:
+    async def _watch(self, session: Any, place: Place | None, reason: str) -> tuple[Cursor, str]:
         """A stream from the place, or else a new one and why: when it opens, every later change is in it."""
         if place is not None:
             try:
@@ -235,7 +229,7 @@ class MongoStore:
                 reason = "the server has gone back behind the mark"
         return await self._stream(session, {}), reason
 
-    async def _stream(self, session: Any, start: Document) -> _Cursor:
+    async def _stream(self, session: Any, start: Document) -> Cursor:
         reply = await self._database.command(
             "aggregate",
             1,
@@ -244,9 +238,9 @@ class MongoStore:
             codec_options=CODEC,
             session=session,
         )
-        return _Cursor(self._database, session, reply)
+        return Cursor(self._database, session, reply)
 
-    async def _follow(self, stream: _Cursor, place: Place) -> AsyncIterator[Batch | Lost]:
+    async def _follow(self, stream: Cursor, place: Place) -> AsyncIterator[Batch | Lost]:
         """Until the stream ends, as it does when the database is dropped."""
         events, kept = stream.batch, place.mark
         while True:
@@ -289,115 +283,6 @@ class MongoStore:
             raise Refused(_words(error)) from None
         except PyMongoError as error:
             raise StoreDown(f"{self.name} does not answer: {_words(error)}") from None
-
-
-class _Cursor:
-    """A cursor of the server: the batch that came last, and the cluster time and resume token that came with it."""
-
-    def __init__(self, database: Any, session: Any, reply: Document) -> None:
-        self._database, self._session = database, session
-        self._collection = reply["cursor"]["ns"].partition(".")[2]
-        self._take(reply, "firstBatch")
-
-    def _take(self, reply: Document, batch: str) -> None:
-        cursor = reply["cursor"]
-        self._id: int = cursor["id"]
-        self.batch: list[Document] = cursor[batch]
-        self.time: Timestamp = cursor.get("atClusterTime", reply["operationTime"])
-        self.token: Document = cursor.get("postBatchResumeToken", {})
-
-    @property
-    def live(self) -> bool:
-        return self._id != 0
-
-    async def more(self, wait: int | None = None) -> list[Document]:
-        """The next batch; where the server has none yet, it waits so many milliseconds."""
-        options = {} if wait is None else {"maxTimeMS": wait}
-        try:
-            reply = await self._database.command(
-                "getMore", self._id, collection=self._collection, **options, codec_options=CODEC, session=self._session
-            )
-        except PyMongoError:
-            self._id = 0  # gone, or its server is: there is nothing to end
-            raise
-        self._take(reply, "nextBatch")
-        return self.batch
-
-    async def close(self) -> None:
-        if self.live:
-            with suppress(PyMongoError):
-                await self._database.command("killCursors", self._collection, cursors=[self._id], session=self._session)
-
-
-class _Window(Struct):
-    """Which part of a collection a snapshot shows: these keys, or those behind `after`, at most `limit`."""
-
-    keys: Sequence[str] | None
-    after: str | None
-    limit: int | None
-
-    def filter(self) -> Document:
-        """Comparisons of the server stay within a type, so a page that begins in one names the types behind it."""
-        if self.keys is not None:
-            return {"_id": {"$in": [identity for key in self.keys if (identity := id_of(key)) is not None]}}
-        if self.after is None:
-            return {"_id": {"$type": list(_TYPES)}}
-        start = _identity(self.after)
-        behind = [{"_id": {"$type": kind}} for kind in _TYPES[order_of(start)[0] + 1 :]]
-        return {"$or": [{"_id": {"$gt": start}}, *behind]}
-
-    async def take(self, cursor: _Cursor) -> Snapshot:
-        page = Snapshot({})
-        try:
-            while self._fill(page, cursor.batch) and cursor.live:
-                await cursor.more()
-        finally:
-            await cursor.close()
-        return page
-
-    def _fill(self, page: Snapshot, documents: Sequence[Document]) -> bool:
-        """Whether there is room for more."""
-        for document in documents:
-            key = key_of(document["_id"])
-            if key is None:
-                continue
-            if len(page.items) == self.limit:
-                page.next = next(reversed(page.items))
-                return False
-            page.items[key] = to_json(document)
-        return True
-
-    def apply(self, page: Snapshot, event: Document) -> None:
-        """Bring a page that was taken before this event to the state behind it."""
-        if "documentKey" not in event:  # dropped or renamed
-            page.items.clear()
-            return
-        key = key_of(event["documentKey"]["_id"])
-        if key is None or not self._shows(key, page.next):
-            return
-        document = event.get("fullDocument")
-        if document is not None:
-            page.items[key] = to_json(document)
-        elif event["operationType"] == "delete":
-            page.items.pop(key, None)
-
-    def _shows(self, key: str, last: str | None) -> bool:
-        if self.keys is not None:
-            return key in self.keys
-        return (self.after is None or _order(key) > _order(self.after)) and (
-            last is None or _order(key) <= _order(last)
-        )
-
-
-def _order(key: str) -> tuple[int, Any]:
-    return order_of(_identity(key))
-
-
-def _identity(key: str) -> Id:
-    identity = id_of(key)
-    if identity is None:
-        raise Refused(f"not a key: {key!r}", hint="quoted is only what would else be a number or an ObjectId")
-    return identity
 
 
 def _is(identity: Id) -> Document:
