@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from psycopg.conninfo import conninfo_to_dict
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
@@ -43,7 +45,7 @@ def stores_of(config: Config, urls: Mapping[str, str]) -> list[Store]:
     """`urls`: of postgres, redis and mongo."""
     weather = config.weather
     return [
-        PostgresStore(urls["postgres"], config.tables),
+        PostgresStore(urls["postgres"], config.tables, slot=slot_of(urls["postgres"])),
         MongoStore(urls["mongo"]),
         RedisStore(urls["redis"]),
         WeatherStore(
@@ -54,6 +56,12 @@ def stores_of(config: Config, urls: Mapping[str, str]) -> list[Store]:
             keeper=RedisKeeper(urls["redis"]),
         ),
     ]
+
+
+def slot_of(url: str) -> str:
+    """The replication slot's name: slots belong to the server, so that each database's service needs its own."""
+    database = conninfo_to_dict(url).get("dbname") or "default"
+    return "realtime_" + re.sub(r"[^a-z0-9_]", "_", str(database).lower())[:54]
 
 
 def name_of(config: Config) -> str:
@@ -111,7 +119,8 @@ class Service:
     async def open(self) -> None:
         """Raises StartError where the port is taken. Stores and broker may come up later."""
         sockets = _bind(self.config.host, self.config.port)
-        self._stack.callback(lambda: [each.close() for each in sockets])
+        for each in sockets:
+            self._stack.callback(each.close)
         for store in self._stores:
             await store.open()
             self._stack.push_async_callback(store.close)

@@ -34,9 +34,7 @@ class Sources:
         self._tasks = Tasks()
 
     async def open(self) -> None:
-        probes = [asyncio.ensure_future(self._probe(store)) for store in self._stores]
-        if probes:
-            await asyncio.wait(probes, timeout=FIRST)
+        await asyncio.wait([self._tasks.start(self.check(), "first look at the stores")], timeout=FIRST)
         self._tasks.every(PROBE, self.check, "sources")
 
     async def close(self) -> None:

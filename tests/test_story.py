@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import pymongo
@@ -22,6 +21,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from realtime.app import Service
 from realtime.embedded import Embedded
 from tests.cluster import address, cluster
+from tests.stores.pg import psql
 
 pytestmark = pytest.mark.asyncio
 
@@ -154,18 +154,6 @@ async def behind(store: str, urls: dict[str, str], word: str) -> None:
         await asyncio.to_thread(_update_document, urls["mongo"], word)
     else:
         await asyncio.to_thread(_set_key, urls["redis"], word)
-
-
-async def psql(url: str, statement: str) -> None:
-    program = Path(_psql())
-    process = await asyncio.create_subprocess_exec(program, url, "-v", "ON_ERROR_STOP=1", "-qc", statement)
-    assert await process.wait() == 0
-
-
-def _psql() -> str:
-    from realtime.embedded.postgres import binaries
-
-    return str(binaries() / "psql")
 
 
 def _update_document(url: str, word: str) -> None:
