@@ -55,10 +55,10 @@ def raw(value: object) -> Raw:
 @asynccontextmanager
 async def made(kind: str, servers: Embedded) -> AsyncIterator[Case]:
     urls = await fresh(servers)
-    memory = MemoryStore("memory")
+    memory, slot = MemoryStore("memory"), f"t_{token_hex(6)}"
     makers: dict[str, Callable[[], Store]] = {
         "memory": lambda: memory,
-        "postgres": lambda: PostgresStore(urls["postgres"], slot=f"t_{token_hex(6)}"),
+        "postgres": lambda: PostgresStore(urls["postgres"], slot=slot),
         "mongo": lambda: MongoStore(urls["mongo"]),
         "redis": lambda: RedisStore(urls["redis"]),
     }
@@ -234,6 +234,7 @@ async def test_3_goes_on_from_a_mark_without_loss(case: Made) -> None:
             assert new == [2, 3]
 
 
+@pytest.mark.expects_logs
 async def test_3_a_mark_that_makes_no_sense_is_lost(case: Made) -> None:
     async with case() as it:
         reader = Reader(it.store, "12345678")
