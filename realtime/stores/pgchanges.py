@@ -76,11 +76,11 @@ async def changes(
 
 
 def _parsed(mark: str | None) -> Mark | None:
+    """One that makes no sense is that of no log we know."""
     try:
         return Mark.parse(mark) if mark else None
     except ValueError:
-        log.warning("not a mark of ours: %r", mark)
-        return None
+        return Mark("", 0, frozenset())
 
 
 class Changes:
@@ -228,7 +228,7 @@ def _why_lost(slot: Record, mark: Mark | None, source: str, *, made: bool, unusa
     if mark is None:
         return "no mark was kept"
     if mark.source != source:
-        return "the log is of another cluster or timeline"
+        return "the mark is not of this cluster and timeline"
     return "the replication slot is beyond the mark" if mark.place < lsn(slot["kept"]) else ""
 
 
