@@ -49,6 +49,7 @@ PAGE = 1000  # items read in one step of the server
 WAIT = 1000  # milliseconds until a stream is looked at in which nothing happens: it may be gone
 TRIES = 20  # of a write whose item is written by others all the time
 
+_MARK_HERE = "return append('', 'none', '')"
 _HEAD, _WRITE, _RECONCILE, _READ, _PAGE, _COLLECTIONS = (
     files(__package__).joinpath(f"redis_{name}.lua").read_text()
     for name in ("items", "write", "reconcile", "read", "page", "collections")
@@ -181,33 +182,32 @@ class RedisStore:
         reason = "the first look at this server" if mark is None else "the mark is not known here"
         async with Foreign(self._url, self._redis, SEEN, self._reconcile) as foreign:
             while True:
-                entries = await self._entries(place, BATCH + 1) if place else []
-                if place is None or not entries or entries[0][0] != place:
+                if place is None:
                     await foreign.sweep()
-                    place = await self._mark_here()
+                    place = await self._call(_MARK_HERE)
                     yield Lost(reason, place.decode())
                     reason = "the server was flushed, lost data, or forgot changes before they were read"
-                elif len(entries) > 1:
+                entries = await self._follow(place)
+                foreign.check()
+                if entries and entries[0][1].get(b"after") == place:
                     place = entries[-1][0]
-                    if found := list(filter(None, map(change_of, entries[1:]))):
-                        yield Batch(found, place.decode())
-                else:
-                    foreign.check()
-                    await self._something_after(place)
+                    yield Batch(list(filter(None, map(change_of, entries))), place.decode())
+                elif entries or not await self._knows(place):
+                    place = None
 
-    async def _entries(self, first: bytes, count: int | None = None) -> list[Entry]:
+    async def _knows(self, place: bytes) -> bool:
+        return bool(await self._entries(place, place))
+
+    async def _entries(self, first: bytes, last: bytes | str = "+") -> list[Entry]:
         async with answering(StoreDown):
-            entries: Any = await self._redis.xrange(CHANGES, first, "+", count)
+            entries: Any = await self._redis.xrange(CHANGES, first, last)
         return entries  # type: ignore[no-any-return]
 
-    async def _mark_here(self) -> bytes:
+    async def _follow(self, place: bytes) -> list[Entry]:
+        """The next entries; none after a while in which there were none."""
         async with answering(StoreDown):
-            place: Any = await self._redis.xadd(CHANGES, {"mark": ""}, maxlen=RETENTION)
-        return place  # type: ignore[no-any-return]
-
-    async def _something_after(self, place: bytes) -> None:
-        async with answering(StoreDown):
-            await self._redis.xread({CHANGES: place}, count=1, block=WAIT)
+            streams: Any = await self._redis.xread({CHANGES: place}, count=BATCH, block=WAIT)
+        return streams[0][1] if streams else []
 
     async def _reconcile(self, names: Sequence[bytes]) -> None:
         places = {name: place for name in names if (place := place_of(name)) is not None}

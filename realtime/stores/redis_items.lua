@@ -22,6 +22,16 @@ local function digest(kind, raw)
   return kind == 'none' and '' or redis.sha1hex(kind .. raw)
 end
 
+local function fence() -- the id of the last change
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0'
+end
+
+local function append(name, kind, raw) -- each entry says which one it follows, so that a reader knows that it has all
+  return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*',
+    'after', fence(), 'name', name, 'kind', kind, 'raw', raw)
+end
+
 local function tell(name, collection, key, kind, raw) -- the new entry's id
   local index = ARGV[1] .. collection
   if kind == 'none' then
@@ -35,11 +45,6 @@ local function tell(name, collection, key, kind, raw) -- the new entry's id
     redis.call('ZADD', index, 0, key)
     redis.call('SADD', KEYS[3], collection)
   end
-  return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'name', name, 'kind', kind, 'raw', raw)
-end
-
-local function fence() -- the id of the last change
-  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-  return last and last[1] or '0-0'
+  return append(name, kind, raw)
 end
 
