@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 from msgspec import Raw
 
-from .errors import Unavailable
+from .errors import NotFound, Unavailable
 from .protocol import ANYHOW
 from .stores.base import Store
 from .tasks import Tasks
@@ -31,7 +31,7 @@ class Demo:
         self._writers = [(store, writers[store.name]) for store in stores if store.name in writers]
         self._random = random.Random(42)  # noqa: S311
         self._stock = dict.fromkeys(CATALOG, 40)
-        self._reads = 0
+        self._rounds = 0
         self._tasks = Tasks()
 
     def open(self) -> None:
@@ -60,13 +60,12 @@ class Demo:
         await store.put("catalog", name, _json(item), ANYHOW)
 
     async def _entries(self, store: Store) -> None:
-        self._reads += 1
-        entry = {
-            "slug": "hello",
-            "title": "Hello, live rows",
-            "markdown": f"Written {self._reads} times since the service started.",
-        }
-        await store.put("entries", "1", _json(entry), ANYHOW)
+        self._rounds += 1
+        text = {"markdown": f"Changed {self._rounds} times since the service started."}
+        try:
+            await store.patch("entries", "1", _json(text), ANYHOW)
+        except NotFound:
+            await store.put("entries", "1", _json({"slug": "hello", "title": "Hello, live rows"} | text), ANYHOW)
 
 
 def _json(value: object) -> Raw:

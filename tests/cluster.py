@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_hex
 from urllib.parse import urlsplit, urlunsplit
@@ -50,6 +50,9 @@ def _with_path(url: str, path: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{path}"))
 
 
+Detour = Callable[[dict[str, str]], Awaitable[None]]
+
+
 class Nodes(list[Service]):
     """The nodes, and the addresses of the stores that they share."""
 
@@ -59,14 +62,16 @@ class Nodes(list[Service]):
 
 
 @asynccontextmanager
-async def cluster(servers: Embedded, nodes: int = 2, **settings: object) -> AsyncIterator[Nodes]:
-    """Nodes that are ready: every feed has a holder that keeps up."""
+async def cluster(servers: Embedded, nodes: int = 2, *, detour: Detour | None = None) -> AsyncIterator[Nodes]:
+    """Nodes that are ready: every feed has a holder that keeps up. `detour` may change the addresses they are given."""
     urls = await fresh(servers)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(drop, servers, urls)
+        stack.push_async_callback(drop, servers, dict(urls))
+        if detour is not None:
+            await detour(urls)
         services = Nodes(urls)
         for number in range(nodes):
-            config = Config(port=0, demo=True, node=f"node-{number}", **settings)  # type: ignore[arg-type]
+            config = Config(port=0, demo=True, node=f"node-{number}")
             service = Service.of(config, urls)
             stack.push_async_callback(service.close)
             await service.open()

@@ -200,18 +200,19 @@ async def test_a_write_on_one_node_reaches_a_client_of_another(servers: Embedded
             assert await client.next() is None
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_the_weather_moves_on_every_node(servers: Embedded, transport: str) -> None:
+async def test_the_weather_moves_on_every_node_over_every_transport(servers: Embedded) -> None:
+    async def watch(node: Service, transport: Any) -> None:
+        async with transport.open(address(node), "weather/current", "berlin", None) as client:
+            first, second = await client.next(), await client.next()
+            assert first["city"] == "Berlin"
+            assert first != second
+            assert first["provider"] == "simulated"
+            cursor = client.cursor
+        async with transport.open(address(node), "weather/current", "berlin", cursor) as client:
+            assert (await client.next())["city"] == "Berlin"
+
     async with cluster(servers) as nodes, asyncio.timeout(60):
-        for node in nodes:
-            async with TRANSPORTS[transport].open(address(node), "weather/current", "berlin", None) as client:
-                first, second = await client.next(), await client.next()
-                assert first["city"] == "Berlin"
-                assert first != second
-                assert first["provider"] == "simulated"
-                cursor = client.cursor
-            async with TRANSPORTS[transport].open(address(node), "weather/current", "berlin", cursor) as client:
-                assert (await client.next())["city"] == "Berlin"
+        await asyncio.gather(*(watch(node, transport) for node in nodes for transport in TRANSPORTS.values()))
 
 
 async def test_a_feed_is_taken_over(servers: Embedded) -> None:
