@@ -7,6 +7,7 @@ by Open-Meteo.com, CC BY 4.0)
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -71,10 +72,13 @@ class OpenMeteo:
     async def observe(self) -> list[Current]:
         """In the order of the places, as the answer has no names. Raises Missed."""
         client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_BODY)
+        fetch = client.fetch(
+            self._url, raise_error=False, follow_redirects=False, connect_timeout=CONNECT, request_timeout=REQUEST
+        )
+        fetch.add_done_callback(_seen)
         try:
-            response = await client.fetch(
-                self._url, raise_error=False, follow_redirects=False, connect_timeout=CONNECT, request_timeout=REQUEST
-            )
+            await asyncio.wait([fetch])  # and not itself, as Tornado calls it a defect if a cancelled one fails later
+            response = fetch.result()
         except (HTTPError, OSError, ValueError) as error:
             raise Missed(f"{type(error).__name__}: {error}") from None
         finally:
@@ -92,6 +96,12 @@ class OpenMeteo:
         if len(found) != self._count:
             raise Missed(f"{len(found)} answers for {self._count} places")
         return [answer.current for answer in found]
+
+
+def _seen(fetch: asyncio.Future[HTTPResponse]) -> None:
+    """An error that nobody waits for any more is nobody's."""
+    if not fetch.cancelled():
+        fetch.exception()
 
 
 def _reason(body: bytes) -> str:

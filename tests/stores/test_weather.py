@@ -299,9 +299,10 @@ async def test_nobody_there_at_all(unused: str) -> None:
     async with aclosing(store.changes(None)) as changes:
         await anext(changes)
         waiting = asyncio.create_task(changes_of(changes))
-        await until(lambda: store._error is not None)
         with pytest.raises(errors.StoreDown):
-            await store.collections()
+            while True:
+                await store.collections()
+                await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -319,7 +320,6 @@ def unused() -> str:
 async def test_a_closed_feed_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async with provider() as (upstream, uri):
         upstream.answer = slow
-        before = asyncio.all_tasks()
         changes = store_of(uri).changes(None)
         await anext(changes)
         waiting = asyncio.create_task(changes_of(changes))
@@ -328,9 +328,6 @@ async def test_a_closed_feed_leaves_nothing(caplog: pytest.LogCaptureFixture) ->
         with pytest.raises(asyncio.CancelledError):
             await waiting
         await changes.aclose()
-        await until(
-            lambda: {task for task in asyncio.all_tasks() if task not in before and "open_meteo" in repr(task)} == set()
-        )
         count = len(upstream.requests)
         await asyncio.sleep(2 * PERIOD)  # nothing happens: there is no condition for that
         assert len(upstream.requests) == count
