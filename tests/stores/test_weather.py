@@ -300,12 +300,16 @@ async def test_nobody_there_at_all(unused: str) -> None:
         await anext(changes)
         waiting = asyncio.create_task(changes_of(changes))
         with pytest.raises(errors.StoreDown):
-            while True:
-                await store.collections()
-                await asyncio.sleep(0)
+            await asked_for_ever(store)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+
+
+async def asked_for_ever(store: WeatherStore) -> None:
+    while True:
+        await store.collections()
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
