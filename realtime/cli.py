@@ -31,9 +31,7 @@ class DefaultVerb(click.Group):
         return super().parse_args(ctx, args)
 
 
-_data = click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), help="Where bundled servers keep data."
-)
+_data = click.option("--data", type=click.Path(file_okay=False), help="Where bundled servers keep data.")
 _config = click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings.  [realtime.toml]")
 
 
@@ -46,9 +44,7 @@ def cli() -> None:
 @cli.command()
 @click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.  [8888]")
 @click.option("--host", help="Address to listen on.  [127.0.0.1]")
-@click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), help="Directory of the bundled servers' data."
-)
+@_data
 @click.option("--demo", is_flag=True, default=None, help="Sample data that moves, and simulated weather.")
 @_config
 def serve(config: Path | None, **flags: Any) -> None:
@@ -67,10 +63,8 @@ def serve(config: Path | None, **flags: Any) -> None:
 @cli.command()
 @click.argument("table")
 @_config
-@click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), help="Directory of the bundled servers' data."
-)
-def track(table: str, config: Path | None, data: Path | None) -> None:
+@_data
+def track(table: str, config: Path | None, data: str | None) -> None:
     """Make a PostgreSQL TABLE live: `name` or `schema.name`, with a primary key. Running nodes notice at once."""
     settings = load({"data": data}, os.environ, config)
     from .serve import track as run

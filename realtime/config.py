@@ -58,7 +58,7 @@ class History(Struct, frozen=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8888
-    data: Path | None = None  # of the embedded servers; None: where the platform keeps such things
+    data: str | None = None  # of the embedded servers; None: where the platform keeps such things
     demo: bool = False  # sample data that moves, and simulated weather
     node: str | None = None  # this node's name, None: made from host and process
     database_url: str | None = None  # None: the embedded server

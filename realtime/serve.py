@@ -141,7 +141,7 @@ def _banner(service: Service, own: Embedded | None) -> None:
 
 
 def _data(config: Config) -> Path:
-    return (config.data or embedded.default_directory()).expanduser().absolute()
+    return Path(config.data).expanduser().absolute() if config.data else embedded.default_directory()
 
 
 def _say(text: str) -> None:

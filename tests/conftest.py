@@ -19,7 +19,7 @@ def no_unexpected_logs(request: pytest.FixtureRequest, caplog: pytest.LogCapture
     """What says WARNING or worse without having been asked for fails the test."""
     yield
     if request.node.get_closest_marker("expects_logs") is None:
-        said = [record for when in ("setup", "call") for record in caplog.get_records(when)]  # type: ignore[arg-type]
+        said = [record for when in ("setup", "call") for record in caplog.get_records(when)]
         loud = [f"{each.name}: {each.getMessage()}" for each in said if each.levelno >= logging.WARNING]
         assert loud == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,14 +10,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import pymongo
 import pytest
+import redis
 
 from realtime import __version__
 from realtime.embedded import Embedded
 from tests.process import data_directory, environment, served
+from tests.stores.pg import psql
 
 
 def realtime(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +53,7 @@ def test_help_and_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables", "status", "words"),
     [
-        (["--prot", "1"], {}, 2, "No such option: --prot"),
+        (["--prot", "1"], {}, 2, "No such option '--prot'"),
         (["--port", "99999"], {}, 2, "99999"),
         (["swerve"], {}, 2, "No such command 'swerve'"),
         ([], {"REALTIME_PROT": "1"}, 78, "did you mean REALTIME_PORT?"),
@@ -86,7 +91,7 @@ def test_the_service_with_its_own_servers(data: Path) -> None:
     """Starts, says how to reach everything, tracks tables meanwhile, drains within 10 s, keeps what was written."""
     with served(data, "--demo") as service:
         base = service.address()
-        for tool in ("psql", "redis-cli", "mongosh"):
+        for tool in ("psql", "mongosh", "redis-cli"):
             service.wait_for(tool)
         assert _json(f"{base}/healthz") == {"ok": True}
         _put(f"{base}/v1/redis/sensors/kept", 1)
@@ -106,12 +111,49 @@ def test_given_servers_are_not_started(servers: Embedded, data: Path) -> None:
         base = service.address()
         service.wait_for("yours, from DATABASE_URL")
         assert list(data.iterdir()) == []
-        assert _json(f"{base}/readyz")["ready"] is True  # type: ignore[index]
+        assert _json(f"{base}/readyz")["ready"] is True
         assert service.end() == 0
 
 
-def _json(url: str) -> object:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def test_a_killed_nodes_feeds_are_taken_over(servers: Embedded, data: Path) -> None:
+    """Kill -9 of the node that holds the feeds: the other one's clients hear what is written behind the back."""
+    with served(data, REALTIME_NODE="one", **given(servers)) as one:
+        _put(f"{one.address()}/v1/redis/sensors/taken?wait=1", 0)
+        with served(data, REALTIME_NODE="two", **given(servers)) as two:
+            base = two.address()
+            cursors = {path: _json(f"{base}/v1/{path}?wait=0")["cursor"] for path in BEHIND}
+            one.process.kill()
+            one.process.wait()
+            begin = time.monotonic()
+            for path, write in BEHIND.items():
+                write(servers.urls)
+                events: list[Any] = []
+                while not events:
+                    answer = _json(f"{base}/v1/{path}?wait=20&cursor={cursors[path]}")
+                    events, cursors[path] = answer["events"], answer["cursor"]
+                print(f"{path} after {time.monotonic() - begin:.1f} s")
+            assert two.end() == 0
+
+
+def _set_key(urls: Mapping[str, str]) -> None:
+    with redis.Redis.from_url(urls["redis"]) as client:
+        client.set("sensors:taken", "1")
+
+
+def _insert_row(urls: Mapping[str, str]) -> None:
+    asyncio.run(psql(urls["postgres"], "INSERT INTO entries (slug, title) VALUES ('taken', 'over')"))
+
+
+def _insert_document(urls: Mapping[str, str]) -> None:
+    with pymongo.MongoClient[dict[str, object]](urls["mongo"]) as client:
+        client.get_default_database()["things"].insert_one({"taken": "over"})
+
+
+BEHIND = {"redis/sensors": _set_key, "postgres/entries": _insert_row, "mongo/things": _insert_document}
+
+
+def _json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return json.loads(answer.read())
 
 

@@ -24,6 +24,27 @@ def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> Non
     assert (config.port, config.node, config.host, config.weather.period) == (3, "environment", "::1", 90)
 
 
+def test_every_name_can_be_set() -> None:
+    numbers = {"port": "1", "demo": "true", "weather__period": "60", "history__events": "5", "history__seconds": "9"}
+    others = {
+        "data": "/x",
+        "node": "n",
+        "host": "h",
+        "database_url": "p://",
+        "redis_url": "r://",
+        "mongodb_uri": "m://",
+    }
+    rest = {"tables": "a,b", "weather__uri": "http://w", "weather__places": "[]", "drain": "2.5"}
+    given = {f"REALTIME_{name.upper()}": value for name, value in (numbers | others | rest).items()}
+    config = load({}, given)
+    assert (config.data, config.demo, config.drain, config.weather.places) == ("/x", True, 2.5, ())
+    assert set(given) == {name for name in names() if "__" in name or (name.startswith("REALTIME_") and _plain(name))}
+
+
+def _plain(name: str) -> bool:
+    return not name.endswith(("_FILE", "_CONFIG"))
+
+
 def test_the_prefixed_name_beats_the_platforms_name() -> None:
     assert load({}, {"PORT": "1"}).port == 1
     assert load({}, {"PORT": "1", "REALTIME_PORT": "2"}).port == 2

@@ -162,7 +162,7 @@ class Cluster:
 
     def _logged(self, value: bytes) -> bool:
         events = self.wire.log(CHANNEL).events
-        return bool(events) and bytes(events[-1].event.value or b"") == value  # type: ignore[arg-type]
+        return bool(events) and bytes(events[-1].event.value or b"") == value
 
     def _passed(self, node: Node) -> bool:
         channel = node._channels.get(CHANNEL)

@@ -85,7 +85,8 @@ async def test_pages_follow_each_other(http: Http) -> None:
     _, whole = await http("GET", "/v1/memory/rooms")
     assert whole["cursor"].startswith("v1.")
     assert whole["next"] is None
-    items, path = {}, "/v1/memory/rooms?limit=2"
+    items: dict[str, object] = {}
+    path = "/v1/memory/rooms?limit=2"
     while path:
         _, page = await http("GET", path)
         assert page["cursor"] is None  # no place to subscribe from: it is not all
