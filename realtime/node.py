@@ -191,9 +191,11 @@ class Node:
         return await store.delete(collection, key, condition)
 
     async def heard(self, name: str, write: Callable[[], Awaitable[Written]]) -> tuple[Written, Placed | None]:
-        """Write, and wait until the write's event is in the log: the event, or None when that takes too long."""
+        """Write, and wait until its event is in the log: the event, or None where none comes or it takes too long."""
         async with self._listening(name) as (session, woken):
             written = await write()
+            if not written.version:
+                return written, None
             try:
                 async with asyncio.timeout(WAIT):
                     while True:

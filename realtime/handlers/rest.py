@@ -35,7 +35,7 @@ class Poll(Struct, omit_defaults=True):
 
 
 class Receipt(Struct):
-    version: str
+    version: str | None
     key: str | UnsetType = UNSET
     cursor: str | UnsetType | None = UNSET
 
@@ -78,11 +78,11 @@ class RestHandler(LiveHandler):
         """Do it, and wait for its event if asked to; the receipt is the answer's body."""
         if self.get_query_argument("wait", "0") in ("", "0"):
             written = await write()
-            return written, Receipt(written.version)
+            return written, Receipt(written.version or None)
         written, event = await self.node.heard(channel, write)
-        if event is None:  # it is written, though: the event will come
-            self.set_status(202)
-            return written, Receipt(written.version, cursor=None)
+        if event is None:
+            self.set_status(202 if written.version else 200)  # 202: it is written, and its event will come
+            return written, Receipt(written.version or None, cursor=None)
         return written, Receipt(event.event.version, cursor=event.event.cursor)
 
     def poll_answer(self, cursor: str, found: Found) -> Poll:

@@ -2,7 +2,8 @@
 
 1. A channel is `store/collection`; a collection maps string keys to JSON values.
 2. A write goes to the store and nowhere else. It returns a version: the first change of that key at or above it is
-   this write. (Postgres and Mongo know a change's exact place only when their log has it.)
+   this write. (Postgres and Mongo know a change's exact place only when their log has it.) Empty: the value was
+   that already, and no change comes of it.
 3. `changes(mark)` yields every committed change in commit order, also those made behind our back, each with a version
    above all earlier ones, and goes on from a mark. What cannot be known is said (`Lost`), never skipped; without a
    mark, the first thing said is `Lost`. A change is yielded only when a new snapshot would contain it.

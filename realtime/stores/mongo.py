@@ -18,6 +18,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from msgspec import Raw
 from pymongo import ReadPreference
 from pymongo.errors import ConfigurationError, DuplicateKeyError, OperationFailure, PyMongoError, WriteError
+from pymongo.results import UpdateResult
 from pymongo.write_concern import WriteConcern
 
 from ..errors import ConfigError, Duplicate, NotFound, Refused, StoreDown, UnknownChannel
@@ -141,23 +142,25 @@ class MongoStore:
         document = to_document(value)
         identity = ObjectId() if key is None else identity_of(key)
         key = str(identity) if key is None else key
+        changed = True
         async with self._writing(collection) as (target, session):
             if condition.exists is False:
                 await self._insert(target, session, {"_id": identity, **document}, condition)
             elif condition:
-                await self._swap(target, session, identity, condition, lambda _: document)
+                _, changed = await self._swap(target, session, identity, condition, lambda _: document)
             else:
-                await target.replace_one(_is(identity), document, upsert=True, session=session)
-            return Written(key, floor_of(session.operation_time), to_json(document))
+                result = await target.replace_one(_is(identity), document, upsert=True, session=session)
+                changed = _changed(result)
+            return Written(key, floor_of(session.operation_time) if changed else "", to_json(document))
 
     async def patch(self, collection: str, key: str, value: Raw, condition: Condition) -> Written:
         """Merged as BSON, so that what the patch does not name keeps its type."""
         changes = to_document(value)
         async with self._writing(collection) as (target, session):
-            merged = await self._swap(
+            merged, changed = await self._swap(
                 target, session, identity_of(key), condition, lambda found: merge_patch(found, changes)
             )
-            return Written(key, floor_of(session.operation_time), to_json(merged))
+            return Written(key, floor_of(session.operation_time) if changed else "", to_json(merged))
 
     async def delete(self, collection: str, key: str, condition: Condition) -> Written:
         identity = identity_of(key)
@@ -178,8 +181,13 @@ class MongoStore:
             condition.check(key_of(document["_id"]) or "", _json(current))
             raise StoreDown(f"{self.name}: the document went away while it was in the way") from None
 
-    async def _swap(self, target: Any, session: Any, identity: Id, condition: Condition, change: Rewrite) -> Document:
-        """Read, check, and write what `change` makes of it (None: delete) if it is still what was read; else again."""
+    async def _swap(
+        self, target: Any, session: Any, identity: Id, condition: Condition, change: Rewrite
+    ) -> tuple[Document, bool]:
+        """Read, check, and write what `change` makes of it (None: delete) if it is still what was read; else again.
+
+        Returns what it is now, and whether that is something else: the server tells nobody of a write that is not.
+        """
         key = key_of(identity) or ""
         for _ in range(TRIES):
             current = await target.find_one(_is(identity), session=session)
@@ -189,11 +197,12 @@ class MongoStore:
             same = {**_is(identity), "$expr": {"$eq": ["$$ROOT", {"$literal": current}]}}
             after = change({name: field for name, field in current.items() if name != "_id"})
             if after is None:
-                done = (await target.delete_one(same, session=session)).deleted_count
-            else:
-                done = (await target.replace_one(same, after, session=session)).matched_count
-            if done:
-                return after or {}
+                if (await target.delete_one(same, session=session)).deleted_count:
+                    return {}, True
+                continue
+            result = await target.replace_one(same, after, session=session)
+            if result.matched_count:
+                return after, _changed(result)
         raise StoreDown(f"{self.name}: {key!r} changes faster than it can be written")
 
     # changes ----------------------------------------------------------------------------------------------------------
@@ -283,6 +292,10 @@ class MongoStore:
             raise Refused(_words(error)) from None
         except PyMongoError as error:
             raise StoreDown(f"{self.name} does not answer: {_words(error)}") from None
+
+
+def _changed(result: UpdateResult) -> bool:
+    return bool(result.modified_count or result.upserted_id is not None)
 
 
 def _is(identity: Id) -> Document:

@@ -183,6 +183,18 @@ async def test_2_a_write_answers_with_the_value_as_it_is(case: Made) -> None:
         assert bytes(written.value) == bytes((await it.store.snapshot(it.collection)).items[it.keys[0]])
 
 
+async def test_2_a_version_promises_a_change(case: Made) -> None:
+    """The same value again: either a change comes of it, or the answer says that none does."""
+    async with case() as it, reading(it.store) as reader:
+        await it.put(it.keys[0], 1)
+        again = await it.put(it.keys[0], 1)
+        await it.put(it.keys[1], 2)
+        await reader.until(lambda: any(change.key == it.keys[1] for change in reader.changes))
+        of_it = [change.version for change in reader.changes if change.key == it.keys[0]]
+        assert len(of_it) == (2 if again.version else 1)
+        assert of_it[-1] >= again.version
+
+
 async def test_2_patch_merges(case: Made) -> None:
     async with case() as it:
         await it.put(it.keys[0], 1)
