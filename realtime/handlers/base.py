@@ -160,7 +160,7 @@ class Handler(RequestHandler):
         if isinstance(error, Unavailable):
             self.set_header("Retry-After", str(error.retry_after))
         if error.status == 405:
-            self.set_header("Allow", "GET, HEAD")
+            self.set_header("Allow", "GET")
         self.answer(body, error.status)
 
     def _say_method(self) -> None:

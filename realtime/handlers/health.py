@@ -14,7 +14,7 @@ class AliveHandler(Handler):
 
 
 class ReadyHandler(Handler):
-    """/readyz: every store asked now, side by side; 503 while one is down, or while this node stops."""
+    """/readyz: every store asked now, side by side; 503 while one that takes writes is down, or this node stops."""
 
     async def get(self) -> None:
         sources = self.node.sources
@@ -25,7 +25,8 @@ class ReadyHandler(Handler):
             for name, source in sources.states.items()
         }
         broker = {"state": "down" if sources.cut_off else "live"}
-        down = sources.cut_off or any(source.state == "down" for source in sources.states.values())
+        needed = [name for name, store in self.node.stores.items() if not store.read_only]
+        down = sources.cut_off or any(sources.states[name].state == "down" for name in needed)
         ready = not (down or self.door.draining)
         body = {"ready": ready, "node": self.node.name, "draining": self.door.draining}
         self.answer({**body, "broker": broker, "stores": stores}, 200 if ready else 503)
@@ -49,6 +50,7 @@ class StoresHandler(Handler):
                 "state": source.state,
                 "lag": source.lag,
                 "error": sources.errors[name],
+                "read_only": self.node.stores[name].read_only,
                 "collections": sources.collections[name],
             }
             for name, source in sources.states.items()

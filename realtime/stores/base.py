@@ -68,6 +68,7 @@ class Spoken(Protocol):
 
 class Store(Protocol):
     name: str
+    read_only: bool  # what it shows comes from elsewhere: without it the service is poorer, but ready
 
     async def open(self) -> None:
         """Start without waiting for the store to be up: the calls below raise StoreDown until it is."""

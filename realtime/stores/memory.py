@@ -19,6 +19,8 @@ RETENTION = 10_000  # changes that can still be told
 
 
 class MemoryStore:
+    read_only = False
+
     def __init__(self, name: str = "memory") -> None:
         self.name = name
         self._collections: dict[str, dict[str, Raw]] = {}

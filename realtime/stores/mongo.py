@@ -46,6 +46,8 @@ Rewrite = Callable[[Document], Document | None]
 class MongoStore:
     """The collections of one database; `url` is a MongoDB connection string of a replica set (or a server like one)."""
 
+    read_only = False
+
     def __init__(self, url: str, database: str | None = None, *, name: str = "mongo") -> None:
         self.name = name
         self._url, self._wanted = url, database

@@ -35,6 +35,8 @@ class PostgresStore:
     """`tables`: `name` or `schema.name`. `slot` names the replication slot and the publication, both made by us; stores
     of several nodes that share a slot are one feed, and a slot belongs to one database. Raises ConfigError."""
 
+    read_only = False
+
     def __init__(
         self, url: str, tables: Sequence[str] = ("entries",), *, name: str = "postgres", slot: str = "realtime"
     ) -> None:

@@ -61,6 +61,8 @@ Rewrite = Callable[[Raw | None], Raw | None]
 
 
 class RedisStore:
+    read_only = False
+
     def __init__(self, url: str, *, name: str = "redis") -> None:
         self.name, self._url = name, url
 

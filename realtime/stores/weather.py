@@ -40,6 +40,8 @@ BOOKKEEPING = {"observed_at"}  # fields whose change alone is no news
 class WeatherStore:
     """`period`: seconds between two requests; `simulated`: by a formula instead of a provider."""
 
+    read_only = True
+
     def __init__(
         self,
         places: Sequence[Place] = PLACES,

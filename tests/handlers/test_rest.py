@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+
+from realtime.app import Service
+from realtime.errors import StoreDown
+from realtime.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.gen_test
 
@@ -188,3 +193,19 @@ async def test_health(http: Http) -> None:
     assert body["stores"]["memory"] == {"state": "live", "error": None}
     answer, text = await http("GET", "/metrics")
     assert b"realtime_http_requests_total" in text
+
+
+@pytest.mark.expects_logs
+async def test_a_store_that_only_shows_what_comes_from_elsewhere_need_not_be_up(service: Service, http: Http) -> None:
+    sources, store = service.node.sources, service.node.stores["memory"]
+    assert isinstance(store, MemoryStore)
+    store.collections = _down  # type: ignore[method-assign]
+    answer, body = await http("GET", "/readyz")
+    assert (answer.code, body["stores"]["memory"]) == (503, {"state": "down", "error": "gone"})
+    store.read_only = True
+    answer, body = await http("GET", "/readyz")
+    assert (answer.code, sources.states["memory"].state) == (200, "down")
+
+
+async def _down() -> Mapping[str, Mapping[str, object]]:
+    raise StoreDown("gone")
