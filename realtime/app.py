@@ -165,5 +165,6 @@ def _web() -> Path:
 def _count(handler: object) -> None:
     if isinstance(handler, Handler):
         request, status = handler.request, handler.get_status()
-        handler.node.metrics.requests.labels(request.method, str(status)).inc()
+        method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
+        handler.node.metrics.requests.labels(method, str(status)).inc()
         log.debug("%s %s %d", request.method, request.path, status)

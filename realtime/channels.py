@@ -25,6 +25,7 @@ log = logging.getLogger("realtime.channels")
 
 IDLE = 5.0  # seconds that a channel without listeners is still followed: polls come and go
 SWEEP = 1.0  # seconds between two looks for such channels
+BREATH = 1 << 16  # bytes of events passed on in one go
 CHECK = 20.0  # seconds between two comparisons of all positions with the history
 
 Read = Callable[[str, Sequence[str] | None], Awaitable[Snapshot]]  # channel, keys (None: all)
@@ -108,7 +109,7 @@ class Channels:
         async with channel.lock:
             if self._hub.listening(channel.name):
                 return
-            channel.position, channel.missing = None, False
+            channel.position, channel.version, channel.missing = None, "", False
             await self._broker.unsubscribe(channel.name)
             if not self._hub.listening(channel.name):  # else its listener waits for the lock and begins anew
                 del self._channels[channel.name]
@@ -177,13 +178,22 @@ class Channels:
         except CursorLost as lost:
             await self._reset(channel, lost.reason)
         else:
+            passed = 0
             for event in filter(channel.follows, missed):  # it may have been delivered after all, meanwhile
                 self._metrics.repairs.inc()
                 self._pass_on(channel, event)
+                passed += len(event.json)
+                if passed > BREATH:
+                    passed = 0
+                    await asyncio.sleep(0)  # for the transports: sessions must not fill up while we hold the loop
 
     async def _reset(self, channel: Channel, reason: str) -> None:
         """Give every session of the channel the state anew."""
+        before = channel.position
         position = await self._broker.position(channel.name)
+        if channel.position is not before:  # let go meanwhile, perhaps followed anew: look again
+            channel.missing = True
+            return
         log.warning("reset of %s (%s)", channel.name, reason)
         self._metrics.resets.labels(reason).inc()
         every: list[Subscription] = []
@@ -211,20 +221,24 @@ class Channels:
             except Unavailable:
                 await asyncio.sleep(next(pauses))
             except RealtimeError as error:  # the collection is gone, or has grown too large to show
-                for subscription in filter(_held, subscriptions):
-                    subscription.session.send(Failure(subscription.id, error.code, str(error), error.hint or ""))
-                    self._drop(subscription)
-                return
+                return self._refuse(subscriptions, error)
+            except Exception:
+                log.exception("%s could not be read for a reset", channel.name)
+                return self._refuse(subscriptions, RealtimeError("the store could not be read"))
             else:
                 if not any(subscription.stale for subscription in subscriptions):
                     break
         cursor = Cursor(position.epoch, position.offset, snapshot.fence)
-        for subscription in filter(_held, subscriptions):
+        for subscription in subscriptions:
+            if not subscription.held:
+                continue
             key, items = subscription.key, snapshot.items
             mine = items if key is None else {key: items[key]} if key in items else {}
             subscription.reset(cursor, mine, reason)
+        return None
 
-
-def _held(subscription: Subscription) -> bool:
-    """Whether its client still has it: it may have left while something was awaited."""
-    return subscription.session.subscriptions.get(subscription.id) is subscription
+    def _refuse(self, subscriptions: Sequence[Subscription], error: RealtimeError) -> None:
+        for subscription in subscriptions:
+            if subscription.held:
+                subscription.session.send(Failure(subscription.id, error.code, str(error), error.hint or ""))
+                self._drop(subscription)

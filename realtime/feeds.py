@@ -16,11 +16,13 @@ from itertools import groupby
 from .brokers.base import Broker, Lease, LeaseLost
 from .errors import Unavailable
 from .metrics import Metrics
-from .protocol import Change
+from .protocol import Change, is_collection
 from .stores.base import Batch, Lost, Store
 from .tasks import Tasks, delays
 
 log = logging.getLogger("realtime.feeds")
+
+CALM = 2.0  # seconds
 
 
 class Feed:
@@ -61,12 +63,15 @@ class Feed:
         holder = self._metrics.feed_holder.labels(name)
         holder.set(1)
         self._metrics.takeovers.labels(name).inc()
+        # A stream that has nothing to tell but does not fail for so long is up.
+        calm = asyncio.get_running_loop().call_later(CALM, self._go_on)
         try:
             async with aclosing(self.store.changes(lease.mark)) as changes:
                 async for found in changes:
                     await self._carry(lease, found)
                     self._go_on()
         finally:
+            calm.cancel()
             self.running = False
             holder.set(0)
 
@@ -95,7 +100,8 @@ class Feed:
 def _by_collection(changes: Iterable[Change]) -> Iterable[tuple[str, list[Change]]]:
     """In order within each collection; there is no order across channels to keep."""
     for collection, group in groupby(sorted(changes, key=_collection), key=_collection):
-        yield collection, list(group)
+        if is_collection(collection):  # others have no channel, and so no listeners
+            yield collection, list(group)
 
 
 def _collection(change: Change) -> str:

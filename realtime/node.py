@@ -23,6 +23,7 @@ from .sources import Sources
 from .stores.base import Snapshot, Spoken, Store, Written
 
 MAX_ITEMS = 10_000  # of a snapshot of all keys
+MAX_BYTES = 1 << 23  # the same
 WAIT = 10.0  # seconds that a write waits for its event
 
 
@@ -66,7 +67,8 @@ class Node:
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        if subscription.session.subscriptions.pop(subscription.id, None) is not None:
+        if subscription.held:
+            del subscription.session.subscriptions[subscription.id]
             self.metrics.subscriptions.dec()
             self._hub.remove(subscription)
 
@@ -143,6 +145,8 @@ class Node:
         snapshot = await store.snapshot(collection, limit=MAX_ITEMS)
         if snapshot.next is not None:
             raise TooLarge(f"{name} has more than {MAX_ITEMS} items", hint="subscribe to the keys that you need")
+        if sum(len(bytes(value)) for value in snapshot.items.values()) > MAX_BYTES:
+            raise TooLarge(f"{name} has more than {MAX_BYTES} bytes", hint="subscribe to the keys that you need")
         return snapshot
 
     def _tell(self, source: Source) -> None:
@@ -190,9 +194,11 @@ class Node:
         store, collection = self._store_of(name)
         return await store.delete(collection, key, condition)
 
-    async def heard(self, name: str, write: Callable[[], Awaitable[Written]]) -> tuple[Written, Placed | None]:
+    async def heard(
+        self, name: str, key: str | None, write: Callable[[], Awaitable[Written]]
+    ) -> tuple[Written, Placed | None]:
         """Write, and wait until its event is in the log: the event, or None where none comes or it takes too long."""
-        async with self._listening(name) as (session, woken):
+        async with self._listening(name, key) as (session, woken):
             written = await write()
             if not written.version:
                 return written, None
@@ -208,11 +214,11 @@ class Node:
                 return written, None
 
     @asynccontextmanager
-    async def _listening(self, name: str) -> AsyncIterator[tuple[Session, asyncio.Event]]:
-        """A session of our own that hears every event of the channel from now on."""
+    async def _listening(self, name: str, key: str | None) -> AsyncIterator[tuple[Session, asyncio.Event]]:
+        """A session of our own that hears of the key, or of all keys, from now on."""
         woken = asyncio.Event()
         session = Session(woken.set)
-        subscription = self._listen(session, Subscribe(0, name))
+        subscription = self._listen(session, Subscribe(0, name, key))
         try:
             subscription.follow((await self._channels.follow(name)).place)
             yield session, woken

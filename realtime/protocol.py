@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from json import loads
 from typing import Any, Literal
 
 import msgpack
@@ -23,6 +24,7 @@ Mode = Literal["latest", "all"]
 State = Literal["live", "lagging", "down"]
 
 MAX_DEPTH = 32
+MAX_ID = 128  # characters of a subscription's id
 
 _CURSOR = re.compile(r"v1\.([A-Za-z0-9_-]{1,40})\.([0-9]{1,16})(?:\.([A-Za-z0-9_.-]{1,4096}))?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9_.-]{1,128}")
@@ -279,16 +281,27 @@ def decode_request(frame: bytes | str, codec: Codec) -> Request:
         raise ProtocolError(f"not {name}: {error or type(error).__name__}") from None
     kind = plain.get("type") if isinstance(plain, dict) else None
     if kind not in REQUESTS:
-        raise ProtocolError(f"unknown message type {kind!r}", hint=f"one of {', '.join(REQUESTS)}")
+        raise ProtocolError(f"unknown message type {_short(kind)}", hint=f"one of {', '.join(REQUESTS)}")
     try:
         request: Request = msgspec.convert(plain, Request)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"{kind}: {error}") from None
+    if not isinstance(request, Ping) and len(str(request.id)) > MAX_ID:
+        raise ProtocolError(f"an id of more than {MAX_ID} characters: {_short(request.id)}")
     return request
 
 
+def _short(value: object) -> str:
+    """Enough of it to be recognised."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
 def to_msgpack(json: bytes) -> bytes:
-    plain = msgspec.json.decode(json)
+    try:
+        plain = msgspec.json.decode(json)
+    except msgspec.DecodeError:  # a number beyond a double, which a store may hold as JSON
+        plain = loads(json)
     try:
         packed: bytes = msgpack.packb(plain)
     except OverflowError:
@@ -323,6 +336,11 @@ def _bytes(frame: bytes | str) -> bytes:
 
 
 # names and values ---------------------------------------------------------------------------------------------------
+
+
+def is_collection(name: str) -> bool:
+    """Whether a channel can name it."""
+    return _CHANNEL.fullmatch(f"any/{name}") is not None
 
 
 def split_channel(channel: str) -> tuple[str, str]:

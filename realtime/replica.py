@@ -29,6 +29,10 @@ class Replica:
                 self.cursor = message.cursor
         return False
 
+    def broken(self) -> None:
+        """The connection is gone: parts of a snapshot that was not completed will not be."""
+        self._parts = {}
+
     def _mine(self, message: Subscribed | Reset | Fresh) -> bool:
         key = None if message.key is UNSET else message.key
         return (message.channel, key) == (self.channel, self.key)
@@ -54,5 +58,6 @@ class Replica:
             return before.keys() != self.items.keys() or any(
                 bytes(before[k]) != bytes(v) for k, v in self.items.items()
             )
+        self.broken()
         self.cursor = message.cursor
         return False

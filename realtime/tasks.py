@@ -22,6 +22,9 @@ class Tasks:
         task = asyncio.create_task(_loud(work, name), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(
+            lambda _: work.close()
+        )  # cancelled before its first step it would never have been awaited
         return task
 
     def every(self, period: float, step: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:

@@ -201,7 +201,10 @@ def test_a_large_snapshot_comes_in_parts_and_is_taken_as_one() -> None:
 def test_a_full_line_starts_the_join_again() -> None:
     pair = Pair()
     joining = pair.join()
-    pair.deliver(*(event(offset) for offset in range(session.MAX_LINE + 1)))
+    large = event(1, "a", "x" * (1 << 20))
+    pair.deliver(*[large] * 4)
+    assert not joining.stale
+    pair.deliver(large)
     assert joining.stale
     joining.begin()
     assert not joining.stale
@@ -266,12 +269,16 @@ def test_a_quiet_subscription_gets_a_fresh_cursor_and_keeps_its_fence() -> None:
 def test_places_are_the_cursor_of_several_selections() -> None:
     requests = [Subscribe(0, CHANNEL), Subscribe(1, CHANNEL, "a"), Subscribe(2, "mongo/x")]
     places = Places(requests)
+    assert str(places) == ""  # no place to come back to, as long as one is not answered
     places.sent(Subscribed(0, CHANNEL, "v1.ep.3.0004", {}, more=True))
     places.sent(Subscribed(0, CHANNEL, "v1.ep.3.0004", {}))
     places.sent(Subscribed(1, CHANNEL, "v1.ep.4", {}, key="a"))
     places.sent(Subscribed(2, "mongo/x", "v1.mo.9", {}))
     assert str(places) == "v1.ep.3.0004~v1.ep.4~v1.mo.9"
     places.sent(event(4, "b"))
-    assert str(places) == "v1.ep.4.0004~v1.ep.4~v1.mo.9"
+    assert str(places) == "v1.ep.4.0004~v1.ep.4~v1.mo.9"  # one key moves by its own events alone
     places.sent(event(5, "b"))
-    assert str(places) == "v1.ep.5~v1.ep.5~v1.mo.9"
+    places.sent(event(6, "a"))
+    assert str(places) == "v1.ep.6~v1.ep.6~v1.mo.9"
+    places.sent(event(7, "a", epoch="new"))
+    assert str(places) == "v1.ep.6~v1.ep.6~v1.mo.9"  # its reset will say where it is

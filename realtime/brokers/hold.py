@@ -21,9 +21,11 @@ async def holding(loss: Coroutine[None, None, str], name: str) -> AsyncIterator[
         raise RuntimeError("a lease is held by a task")
     cancelled_before = body.cancelling()
     watch = asyncio.create_task(loss, name=name)
+    over = False
 
     def lose(_: asyncio.Task[str]) -> None:
-        body.cancel()
+        if not over:  # else the body has left on its own in the meantime
+            body.cancel()
 
     watch.add_done_callback(lose)
     try:
@@ -33,6 +35,6 @@ async def holding(loss: Coroutine[None, None, str], name: str) -> AsyncIterator[
             raise LeaseLost(watch.result()) from None
         raise
     finally:
-        watch.remove_done_callback(lose)
+        over = True
         watch.cancel()
         await asyncio.wait([watch])

@@ -26,7 +26,7 @@ from .redis_lease import RedisLease
 log = logging.getLogger("realtime.brokers.redis")
 
 PORTION = 500  # changes in one script
-PORTION_BYTES = 1 << 20  # and in one message: a client that reads slowly is cut off at 8 MB, 32 at once
+PORTION_BYTES = 1 << 18  # and in one message, a fraction of what may wait for a session
 
 _CHANNEL, _PUBLISH, _HISTORY = (
     files(__package__).joinpath(name).read_text() for name in ("channel.lua", "publish.lua", "history.lua")

@@ -6,12 +6,14 @@ same, and so is the cursor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 
 from msgspec import Raw
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
+from ..errors import TooSlow
 from ..protocol import (
     Event,
     Outgoing,
@@ -25,7 +27,7 @@ from ..protocol import (
     sse_frame,
     tag_of,
 )
-from ..session import Places
+from ..session import Places, Subscription
 from .base import Conversation, Handler
 
 KEEPALIVE = 15.0  # seconds of silence after which a stream says that it is still there
@@ -56,13 +58,14 @@ class LiveHandler(Handler):
         requests = self._requests(selected)
         transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
         with Conversation(self.door, transport) as self.conversation:
-            places = Places(requests)
-            for request in requests:
-                await self.node.subscribe(self.conversation.session, request)
+            connection = self.request.connection
+            if transport != "poll" and isinstance(connection, HTTP1Connection):
+                self.conversation.cut = connection.stream.close
+            subscriptions = [await self.node.subscribe(self.conversation.session, request) for request in requests]
             if transport == "poll":
-                await self._poll(self.conversation, places)
+                await self._poll(self.conversation, subscriptions)
             else:
-                await self._stream(self.conversation, places, EVENTS if transport == "sse" else LINES)
+                await self._stream(self.conversation, Places(requests), EVENTS if transport == "sse" else LINES)
 
     def _requests(self, selected: list[Selection]) -> list[Subscribe]:
         text = self.request.headers.get("Last-Event-ID", "") if self.wants_events() else ""
@@ -75,22 +78,22 @@ class LiveHandler(Handler):
 
     # long-poll ------------------------------------------------------------------------------------------------------
 
-    async def _poll(self, conversation: Conversation, places: Places) -> None:
+    async def _poll(self, conversation: Conversation, subscriptions: list[Subscription]) -> None:
         """Answer at once if there is something, else when there is, or with nothing at the end of `wait`."""
-        wait = self.number("wait", DEFAULT_POLL, 0, LONGEST_POLL)
+        clock = asyncio.get_running_loop()
+        end = clock.time() + self.number("wait", DEFAULT_POLL, 0, LONGEST_POLL)
         session, found = conversation.session, Found()
         while True:
-            for message in session.take():
-                places.sent(message)
-                found.add(message)
-            if found or conversation.over or self.door.draining or not await conversation.news(wait):
+            found.add(session.take())
+            if found or conversation.over or self.door.draining or not await conversation.news(end - clock.time()):
                 break
         self.node.refresh(session)  # what passed by since need not be looked through by the next poll
-        for message in session.take():
-            places.sent(message)
-            found.add(message)
+        found.add(session.take())
+        if session.overflown or not all(subscription.held for subscription in subscriptions):
+            raise TooSlow("more happened than one answer can hold", hint="ask again, without a cursor")
         if not conversation.over:
-            self.answer(self.poll_answer(str(places), found))
+            cursor = "~".join(str(subscription.cursor) for subscription in subscriptions)
+            self.answer(self.poll_answer(cursor, found))
 
     def poll_answer(self, cursor: str, found: Found) -> object:
         raise NotImplementedError
@@ -101,9 +104,6 @@ class LiveHandler(Handler):
         self.set_header("Content-Type", form.content_type)
         self.set_header("X-Accel-Buffering", "no")  # nginx: pass on each message as it comes
         session = conversation.session
-        connection = self.request.connection
-        if isinstance(connection, HTTP1Connection):
-            conversation.cut = connection.stream.close
         try:
             self.write(form.opening)
             while not (conversation.over or self.door.draining):
@@ -131,12 +131,13 @@ class Found:
     def __bool__(self) -> bool:
         return bool(self.items or self.events)
 
-    def add(self, message: Outgoing) -> None:
-        match message:
-            case Placed():
-                self.events.append(message.event)
-            case Subscribed(items=dict(part)) | Reset(items=part):
-                self._state(message, part)
+    def add(self, messages: Iterable[Outgoing]) -> None:
+        for message in messages:
+            match message:
+                case Placed():
+                    self.events.append(message.event)
+                case Subscribed(items=dict(part)) | Reset(items=part):
+                    self._state(message, part)
 
     def _state(self, message: Subscribed | Reset, part: dict[str, Raw]) -> None:
         selection = message.channel, message.key if isinstance(message.key, str) else None

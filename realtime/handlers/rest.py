@@ -74,12 +74,14 @@ class RestHandler(LiveHandler):
             return Condition(exists=True)
         return Condition(tuple(each.strip().strip('"') for each in match.split(",")))
 
-    async def write_item(self, channel: str, write: Callable[[], Awaitable[Written]]) -> tuple[Written, Receipt]:
+    async def write_item(
+        self, channel: str, key: str | None, write: Callable[[], Awaitable[Written]]
+    ) -> tuple[Written, Receipt]:
         """Do it, and wait for its event if asked to; the receipt is the answer's body."""
         if self.get_query_argument("wait", "0") in ("", "0"):
             written = await write()
             return written, Receipt(written.version or None)
-        written, event = await self.node.heard(channel, write)
+        written, event = await self.node.heard(channel, key, write)
         if event is None:
             self.set_status(202 if written.version else 200)  # 202: it is written, and its event will come
             return written, Receipt(written.version or None, cursor=None)
@@ -110,24 +112,24 @@ class ItemHandler(RestHandler):
 
     async def put(self, store: str, collection: str, key: str) -> None:
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
-        written, receipt = await self.write_item(channel, lambda: self.node.put(channel, key, value, condition))
+        written, receipt = await self.write_item(channel, key, lambda: self.node.put(channel, key, value, condition))
         self._receipt(written, receipt)
 
     async def post(self, store: str, collection: str, key: str) -> None:
         """As PUT, answered without a body: the tutorial's way."""
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
-        written, _ = await self.write_item(channel, lambda: self.node.put(channel, key, value, condition))
+        written, _ = await self.write_item(channel, key, lambda: self.node.put(channel, key, value, condition))
         self.tag(written.value)
         self.set_status(204)
 
     async def patch(self, store: str, collection: str, key: str) -> None:
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
-        written, receipt = await self.write_item(channel, lambda: self.node.patch(channel, key, value, condition))
+        written, receipt = await self.write_item(channel, key, lambda: self.node.patch(channel, key, value, condition))
         self._receipt(written, receipt)
 
     async def delete(self, store: str, collection: str, key: str) -> None:
         channel, condition = f"{store}/{collection}", self.condition()
-        written, receipt = await self.write_item(channel, lambda: self.node.delete(channel, key, condition))
+        written, receipt = await self.write_item(channel, key, lambda: self.node.delete(channel, key, condition))
         self._receipt(written, receipt)
 
     def _receipt(self, written: Written, receipt: Receipt) -> None:
@@ -153,7 +155,7 @@ class CollectionHandler(RestHandler):
     async def post(self, store: str, collection: str) -> None:
         """A new item under a key that the store makes."""
         channel, value = f"{store}/{collection}", self.value()
-        written, receipt = await self.write_item(channel, lambda: self.node.put(channel, None, value, ANYHOW))
+        written, receipt = await self.write_item(channel, None, lambda: self.node.put(channel, None, value, ANYHOW))
         self.tag(written.value)
         self.set_header("Location", f"/v1/{channel}/{url_escape(written.key, plus=False)}")
         receipt.key = written.key

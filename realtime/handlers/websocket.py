@@ -32,7 +32,7 @@ from .base import HEARTBEAT, Conversation, Handler
 log = logging.getLogger("realtime.websocket")
 
 SUBPROTOCOLS: dict[str, Codec] = {"realtime.v1.json": "json", "realtime.v1.msgpack": "msgpack"}
-GOING_AWAY = 1012  # RFC 6455 registry: service restart
+GOING_AWAY, INTERNAL_ERROR = 1012, 1011  # the registry of RFC 6455: service restart, internal error
 
 
 class LiveSocket(WebSocketHandler, Handler):
@@ -94,7 +94,8 @@ class LiveSocket(WebSocketHandler, Handler):
         except RealtimeError as error:
             self._fail(request.id, error)
         finally:
-            self._joining.pop(request.id, None)
+            if self._joining.get(request.id) is asyncio.current_task():  # not one that took its id since
+                del self._joining[request.id]
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         """Also of one that is not answered yet; of one that does not exist it is no mistake: it is gone."""
@@ -121,6 +122,9 @@ class LiveSocket(WebSocketHandler, Handler):
                     self.node.refresh(self.session)
         except (WebSocketClosedError, StreamClosedError):
             conversation.leave()
+        except Exception:  # a message that cannot be sent: a socket that is open but silent would be worse
+            log.exception("a message could not be sent")
+            self.close(INTERNAL_ERROR, "our mistake: come back and resume from your cursor")
 
     async def _flush(self) -> None:
         binary = self.codec == "msgpack"

@@ -22,7 +22,7 @@ from pymongo.results import UpdateResult
 from pymongo.write_concern import WriteConcern
 
 from ..errors import ConfigError, Duplicate, NotFound, Refused, StoreDown, UnknownChannel
-from ..protocol import Condition, beyond, merge_patch
+from ..protocol import Condition, beyond, is_collection, merge_patch
 from .base import Batch, Lost, Snapshot, Written
 from .bson_json import CODEC, Document, Id, key_of, to_document, to_json
 from .mongo_changes import Place, fence_of, floor_of, read
@@ -73,7 +73,7 @@ class MongoStore:
         """Those that hold something by now; a write to any other makes it. Views are not among them: they are mute."""
         with self._answers():
             names = await self._database.list_collection_names(filter={"type": "collection"})
-        return {name: {"key": ["_id"]} for name in sorted(names) if _valid(name)}
+        return {name: {"key": ["_id"]} for name in sorted(names) if _valid(name) and is_collection(name)}
 
     # reading ----------------------------------------------------------------------------------------------------------
 
