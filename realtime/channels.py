@@ -25,6 +25,7 @@ log = logging.getLogger("realtime.channels")
 
 IDLE = 5.0  # seconds that a channel without listeners is still followed: polls come and go
 SWEEP = 1.0  # seconds between two looks for such channels
+PATIENCE = 3.0  # seconds that a subscribe waits for a repair
 BREATH = 1 << 16  # bytes of events passed on in one go
 CHECK = 20.0  # seconds between two comparisons of all positions with the history
 
@@ -151,9 +152,10 @@ class Channels:
             self._start_repair(channel)
 
     async def repaired(self, channel: Channel) -> None:
+        """Looked at, or not within seconds: a reset may have to wait for its store."""
         self.repair(channel)
         if channel.repairing is not None:
-            await asyncio.wait([channel.repairing])
+            await asyncio.wait([channel.repairing], timeout=PATIENCE)
 
     def _start_repair(self, channel: Channel) -> None:
         if channel.repairing is None:
