@@ -22,7 +22,7 @@ from .tasks import Tasks, delays
 
 log = logging.getLogger("realtime.feeds")
 
-CALM = 2.0  # seconds
+CALM = 4.0  # seconds, longer than a store that does not answer takes to fail
 
 
 class Feed:

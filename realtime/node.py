@@ -118,7 +118,9 @@ class Node:
         return True
 
     async def _resume(self, subscription: Subscription, channel: Channel, cursor: Cursor) -> bool:
-        history = await self._since(channel, cursor)
+        history = [event for event in await self._since(channel, cursor) if subscription.wants(event)]
+        if sum(len(event.json) for event in history) > MAX_BYTES:
+            raise CursorLost("trimmed")  # too much for one answer, also the next time: the items are less
         if subscription.stale:
             return False
         subscription.resume(cursor, history)

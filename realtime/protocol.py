@@ -285,7 +285,7 @@ def decode_request(frame: bytes | str, codec: Codec) -> Request:
     try:
         request: Request = msgspec.convert(plain, Request)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"{kind}: {error}") from None
+        raise ProtocolError(f"{kind}: {str(error)[:200]}") from None
     if not isinstance(request, Ping) and len(str(request.id)) > MAX_ID:
         raise ProtocolError(f"an id of more than {MAX_ID} characters: {_short(request.id)}")
     return request

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -86,7 +86,7 @@ class Subscription:
         self._go_live(cursor, ())
 
     def resume(self, cursor: Cursor, history: Iterable[Placed]) -> None:
-        """Answer the subscribe with what came after its cursor, then go live."""
+        """Answer the subscribe with what it wants of what came after its cursor, then go live."""
         self.session.answer(Subscribed(self.id, self.channel, str(cursor), None, self._selector()))
         self._go_live(cursor, history)
 
@@ -112,7 +112,7 @@ class Subscription:
 
     def _go_live(self, cursor: Cursor, history: Iterable[Placed]) -> None:
         line, self.line, self.cursor = self.line or [], None, cursor
-        for event in filter(self.wants, history):
+        for event in history:
             self._look(event, answer=True)
         self.plain = False  # history may be ahead of this node, which then delivers some of it again
         for event in line:
@@ -162,10 +162,13 @@ class Session:
 
     def pass_on(self, event: Placed, mode: Mode, fence: str = "", *, answer: bool = False) -> None:
         """Queue an event, once even if several selections want it; within a fence, as a frame of its own."""
+        droppable = mode == "latest" and not answer
         if event is self._last:
+            if not droppable:
+                self._keep_last()
             return
         own = event.fenced(fence) if fence else event
-        self._queue(Waiting(own, len(own.json), answer, mode == "latest" and not answer))
+        self._queue(Waiting(own, len(own.json), answer, droppable))
         self._last = event
 
     def send(self, message: Message) -> None:
@@ -206,12 +209,22 @@ class Session:
         if self._conflating and waiting.droppable and isinstance(waiting.message, Placed):
             name = waiting.message.event.channel, waiting.message.event.key
             if (older := self._pending.pop(name, None)) is not None:
-                self._events -= older.size
+                self._count(older, -1)
         self._pending[name] = waiting
+        self._count(waiting, 1)
+
+    def _count(self, waiting: Waiting, sign: Literal[1, -1]) -> None:
         if waiting.answer:
-            self._answers += waiting.size
+            self._answers += sign * waiting.size
         else:
-            self._events += waiting.size
+            self._events += sign * waiting.size
+
+    def _keep_last(self) -> None:
+        """A selection that wants all wants the event that another one has just queued."""
+        if self._pending:  # not taken since, nor overflown
+            _, waiting = self._pending.popitem()
+            self._count(waiting, -1)
+            self._put(waiting._replace(droppable=False))
 
     def _conflate(self) -> None:
         """From now on keep the newest event per key, in order."""

@@ -22,9 +22,8 @@ class Tasks:
         task = asyncio.create_task(_loud(work, name), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        task.add_done_callback(
-            lambda _: work.close()
-        )  # cancelled before its first step it would never have been awaited
+        # Cancelled before its first step, the work would never have been awaited.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     def every(self, period: float, step: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import msgpack
 import msgspec
 import pytest
@@ -121,6 +124,34 @@ def test_a_request_is_read_in_both_codecs_and_unknown_fields_are_ignored() -> No
 def test_a_bad_request_is_told_what_is_wrong(frame: str, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
         protocol.decode_request(frame, "json")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"type": "x" * 60_000},
+        {"type": ["x" * 60_000]},
+        {"type": "unsubscribe", "id": "x" * 60_000},
+        {"type": "unsubscribe", "id": 10**4_000},
+        {"type": "subscribe", "id": 1, "channel": "a/b", "mode": "x" * 60_000},
+    ],
+)
+def test_an_error_is_not_as_large_as_what_it_is_about(request_: object) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.decode_request(json.dumps(request_), "json")
+    assert len(str(caught.value)) < 300
+
+
+def test_an_id_has_a_longest() -> None:
+    longest = protocol.Unsubscribe("x" * protocol.MAX_ID)
+    assert protocol.decode_request(msgspec.json.encode(longest), "json") == longest
+    longest.id += "x"  # type: ignore[operator]
+    with pytest.raises(ProtocolError, match="an id of more than 128 characters"):
+        protocol.decode_request(msgspec.json.encode(longest), "json")
+
+
+def test_a_number_beyond_a_double_reaches_msgpack_as_infinite() -> None:
+    assert msgpack.unpackb(protocol.to_msgpack(b'{"a":[1e400,-1e400,1]}')) == {"a": [math.inf, -math.inf, 1]}
 
 
 @pytest.mark.parametrize("frame", [b"\xc1", b"\x81\x01\x02", b"", b"\x93\x01"])

@@ -40,14 +40,66 @@ class LossyBroker(MemoryBroker):
         self._chance, self._dice = chance, dice
 
     async def open(self, deliver: Deliver, recovered: Recovered, broken: Broken) -> None:
-        self.recovered = recovered
-
         def lossy(channel: str, events: Sequence[Placed]) -> None:
             kept = [event for event in events if self._dice.random() >= self._chance]
             if kept or not events:
                 deliver(channel, kept)
 
         await super().open(lossy, recovered, broken)
+
+
+class LateBroker(MemoryBroker):
+    """Keeps deliveries back, and calls from returning, for as long as it is told to."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self.late = False
+        self.positions, self.unsubscribes = Gate(), Gate()
+        self._kept: list[tuple[str, Sequence[Placed]]] = []
+
+    async def open(self, deliver: Deliver, recovered: Recovered, broken: Broken) -> None:
+        self._at_once = deliver
+        await super().open(self._when_told, recovered, broken)
+
+    def _when_told(self, channel: str, events: Sequence[Placed]) -> None:
+        if self.late:
+            self._kept.append((channel, events))
+        else:
+            self._at_once(channel, events)
+
+    def hand_over(self) -> None:
+        self.late = False
+        for channel, events in self._kept:
+            self._at_once(channel, events)
+
+    async def position(self, channel: str) -> protocol.Cursor:
+        position = await super().position(channel)
+        await self.positions.passed()
+        return position
+
+    async def unsubscribe(self, channel: str) -> None:
+        await super().unsubscribe(channel)
+        await self.unsubscribes.passed()
+
+
+class Gate:
+    """Open, until it is shut."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self.waiting = 0
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def passed(self) -> None:
+        self.waiting += 1
+        await self._open.wait()
+        self.waiting -= 1
 
 
 class SlowStore(MemoryStore):
@@ -86,6 +138,7 @@ class Client:
             self.read()
         if self.node is not None and self.session is not None:
             self.node.release(self.session)
+        self.replica.broken()
         self.node = self.session = None
 
     def read(self) -> None:
@@ -118,11 +171,13 @@ class Client:
 class Cluster:
     """Two nodes on one wire and one store, clients, and a count that makes each write unique."""
 
-    def __init__(self, seed: int = 0, *, loss: float = 0.0, history: int = 1000) -> None:
+    def __init__(
+        self, seed: int = 0, *, loss: float = 0.0, history: int = 1000, brokers: Sequence[MemoryBroker] = ()
+    ) -> None:
         self.dice = random.Random(seed)
-        self.wire = Wire(history=history)
+        self.wire = brokers[0].wire if brokers else Wire(history=history)
         self.store = SlowStore("memory")
-        self.brokers = [LossyBroker(self.wire, loss, self.dice) for _ in range(2)]
+        self.brokers = brokers or [LossyBroker(self.wire, loss, self.dice) for _ in range(2)]
         self.nodes = [Node(f"n{n}", broker, [self.store], Metrics()) for n, broker in enumerate(self.brokers)]
         self.feeds = [Feed(self.store, broker, Metrics()) for broker in self.brokers]
         self.count = 0
@@ -156,8 +211,8 @@ class Cluster:
         newest = str(self.count).encode()
         if newest in versions:
             await until(lambda: self._logged(newest))
-        for broker in self.brokers:
-            broker.recovered()
+        for node in self.nodes:
+            node._recovered()
         await until(lambda: all(self._passed(node) for node in self.nodes))
 
     def _logged(self, value: bytes) -> bool:
@@ -310,6 +365,126 @@ async def test_stale_future_and_foreign_cursors_have_each_their_answer(cursor: s
         assert isinstance(answer, Subscribed)
         assert answer.reason == reason
         assert (answer.items is None) == (reason == "")
+
+
+async def test_two_selections_that_resume_apart_miss_nothing() -> None:
+    """What is logged between the two resumes, and still on its way here, must not move the first one's cursor."""
+    broker = LateBroker(Wire())
+    async with Cluster(brokers=[broker]) as cluster:
+        node = cluster.nodes[0]
+        await Client(None).join(node)
+        await cluster.write("b")
+        await cluster.write("a")
+        await until(lambda: cluster._logged(b"2"))
+        epoch = cluster.wire.log(CHANNEL).epoch
+        cursors, told = [f"v1.{epoch}.1"] * 2, list[Event]()
+        for late in (True, False):
+            session = Session(lambda: None)
+            first = await node.subscribe(session, Subscribe(0, CHANNEL, "a", cursors[0]))
+            if late:
+                broker.late = True
+                await cluster.write("a")
+                await cluster.write("b")
+                await until(lambda: cluster._logged(b"4"))
+            second = await node.subscribe(session, Subscribe(1, CHANNEL, "b", cursors[1]))
+            node.refresh(session)
+            told += [each.event for each in session.take() if isinstance(each, Placed)]
+            cursors = [str(first.cursor), str(second.cursor)]
+            node.release(session)
+            broker.hand_over()
+        assert [bytes(event.value) for event in told if isinstance(event.value, Raw)] == [b"2", b"4", b"3"]
+
+
+async def test_a_repair_does_not_overflow_a_client_that_reads() -> None:
+    broker = LateBroker(Wire())
+    async with Cluster(brokers=[broker]) as cluster:
+        client = Client(None)
+        await client.join(cluster.nodes[0])
+        broker.late = True
+        for number in range(600):
+            await cluster.store.put("things", str(number), Raw(b'"%s"' % (b"x" * 2000)), ANYHOW)
+        await until(lambda: cluster.wire.log(CHANNEL).offset == 600)
+        broker.late = False
+        cluster.nodes[0]._recovered()
+        assert client.session is not None
+        events = 0
+        while events < 600 and not client.session.overflown:
+            events += sum(isinstance(message, Placed) for message in client.session.take())
+            await asyncio.sleep(0)
+        assert events == 600
+
+
+async def test_more_history_than_an_answer_can_hold_is_answered_with_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the client would be cut off for being too slow, come back with the same cursor, and so for ever."""
+    monkeypatch.setattr("realtime.node.MAX_BYTES", 1000)
+    async with Cluster() as cluster:
+        for _ in range(20):
+            await cluster.write("a")
+        await cluster.write("b")
+        await until(lambda: cluster._logged(b"21"))
+        start = f"v1.{cluster.wire.log(CHANNEL).epoch}.0"
+        session = Session(lambda: None)
+        await cluster.nodes[0].subscribe(session, Subscribe(1, CHANNEL, None, start))
+        await cluster.nodes[0].subscribe(session, Subscribe(2, CHANNEL, "b", start))
+        every, one, event = session.take()
+        assert isinstance(every, Subscribed)
+        assert (every.reason, list(every.items or ())) == ("trimmed", ["a", "b"])
+        assert isinstance(one, Subscribed)
+        assert one.items is None
+        assert isinstance(event, Placed)
+
+
+async def test_a_reset_that_cannot_be_shown_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def odd(*_: object, **__: object) -> Snapshot:
+        raise ValueError("a driver's")
+
+    async with Cluster() as cluster:
+        client, node = Client(None), cluster.nodes[0]
+        await client.join(node)
+        assert client.session is not None
+        client.session.take()
+        with monkeypatch.context() as broken:
+            broken.setattr(cluster.store, "snapshot", odd)
+            await cluster.wire.leases["memory"].renew(["things"], "test")
+            await until(lambda: client.session is not None and client.session.waiting)
+        (failure,) = client.session.take()
+        assert isinstance(failure, protocol.Failure)
+        assert (failure.id, failure.code) == (1, "internal")
+        assert client.session.subscriptions == {}
+        assert not node._hub.listening(CHANNEL)
+        client.drop(read=False)
+        client.replica.cursor = None
+        await client.join(node)
+        await cluster.write("a")
+        await cluster.check(client)
+
+
+async def test_a_channel_that_is_let_go_in_its_reset_is_followed_again() -> None:
+    broker = LateBroker(Wire())
+    async with Cluster(brokers=[broker]) as cluster:
+        node, first, second = cluster.nodes[0], Client(None), Client(None)
+        await first.join(node)
+        channel = node._channels.get(CHANNEL)
+        assert channel is not None
+        broker.positions.shut()
+        broker.unsubscribes.shut()
+        await cluster.wire.leases["memory"].renew(["things"], "test")
+        await until(lambda: broker.positions.waiting == 1)  # the reset
+        first.drop(read=True)
+        leaving = asyncio.create_task(node._channels._let_go(channel))
+        await until(lambda: broker.unsubscribes.waiting == 1)
+        joining = asyncio.create_task(second.join(node))
+        await until(lambda: node._hub.listening(CHANNEL))
+        broker.positions.open()
+        await until(lambda: broker.positions.waiting == 0 and channel.repairing is None)
+        broker.unsubscribes.open()
+        await asyncio.wait([leaving, joining])
+        assert CHANNEL in broker.channels
+        await cluster.write("a")
+        await until(lambda: cluster._logged(b"1"))
+        second.read()
+        assert bytes(second.replica.items["a"]) == b"1"
+        await cluster.check(second)
 
 
 # negative controls: with its guard off, the checker has to see it ----------------------------------------------------

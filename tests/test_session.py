@@ -239,6 +239,71 @@ def test_a_slow_client_that_wants_all_has_to_come_back() -> None:
     assert pair.session.overflown
 
 
+def test_an_answer_larger_than_the_limit_of_events_is_sent() -> None:
+    """All of it is queued before the transport has its turn, so that it says nothing about how slow the client is."""
+    many = {str(number): Raw(b'"%s"' % (b"x" * 1000)) for number in range(1500)}
+    shown, resumed = Pair(), Pair()
+    shown.join().show(Cursor("ep", 3), many)
+    shown.deliver(event(4, "0", 4))
+    shown.read()
+    assert shown.values().keys() == many.keys()
+    assert shown.offsets() == [4]
+    resumed.join(mode="all").resume(Cursor("ep", 0), [event(n, str(n), "x" * 1000) for n in range(1, 1500)])
+    resumed.deliver(event(1500, "0"))
+    resumed.read()
+    assert resumed.offsets() == list(range(1, 1501))
+
+
+def test_answers_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MAX_ANSWERS", 10_000)
+    pair = Pair()
+    pair.join().resume(Cursor("ep", 0), [event(offset, "a", "x" * 1000) for offset in range(1, 15)])
+    assert pair.session.overflown
+
+
+def test_an_event_that_follows_a_snapshot_is_told_again() -> None:
+    """Another selection was told it before; behind an older snapshot it is news."""
+    pair = Pair("a")
+    every = pair.session.add(Subscribe(1, CHANNEL), contains)
+    pair.hub.add(every)
+    every.show(Cursor("ep", 0), {})
+    joining = pair.join(2)
+    pair.deliver(event(1, "a", "new"))
+    joining.show(Cursor("ep", 0), items(a="old"))
+    pair.read()
+    assert pair.values() == {"a": "new"}
+    assert pair.replica.cursor == "v1.ep.1"
+
+
+def test_other_messages_never_conflate_what_wants_all() -> None:
+    """Pongs and another selection's latest fill the queue: all events are there, or the client has to come back."""
+    pair = Pair(limit=3_000)
+    pair.join(1, key="a", mode="all").show(Cursor("ep", 0), {})
+    pair.join(2, key="b").show(Cursor("ep", 0), {})
+    pair.deliver(*(event(offset, "a", offset) for offset in range(1, 9)))
+    pair.deliver(*(event(offset, "b", offset) for offset in range(9, 60)))
+    pair.session.send(protocol.Pong())
+    pair.read()
+    assert not pair.session.overflown
+    assert pair.offsets() == [*range(1, 9), 59]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_event_that_one_selection_wants_for_sure_is_kept(late: bool) -> None:
+    """Overlapping selections share an event; that the first would do with a newer one must not cost the second any."""
+    pair = Pair(limit=3_000)
+    pair.join(1).show(Cursor("ep", 0), {})
+    pair.join(2, key="a", mode="all").show(Cursor("ep", 0), {})
+    pair.read()
+    before, after = range(1, 4), range(54, 58)
+    pair.deliver(*(event(offset, "a", offset) for offset in before))
+    pair.deliver(*(event(offset, "b", offset) for offset in range(4, 54)))
+    pair.deliver(*(event(offset, "a", offset) for offset in after if late))
+    pair.read()
+    assert not pair.session.overflown
+    assert pair.offsets() == [*before, 53, *(after if late else ())]
+
+
 def test_an_id_is_used_once_at_a_time() -> None:
     pair = Pair()
     pair.join(1)
@@ -282,3 +347,25 @@ def test_places_are_the_cursor_of_several_selections() -> None:
     assert str(places) == "v1.ep.6~v1.ep.6~v1.mo.9"
     places.sent(event(7, "a", epoch="new"))
     assert str(places) == "v1.ep.6~v1.ep.6~v1.mo.9"  # its reset will say where it is
+
+
+def test_places_move_by_what_a_selection_was_told() -> None:
+    """The first selection resumed before what the second's history has: those are on their way to it."""
+    places = Places([Subscribe(0, CHANNEL, "a"), Subscribe(1, CHANNEL, "b")])
+    places.sent(Subscribed(0, CHANNEL, "v1.ep.1", None, key="a"))
+    places.sent(event(2, "a"))
+    assert str(places) == ""
+    places.sent(Subscribed(1, CHANNEL, "v1.ep.1", None, key="b"))
+    places.sent(event(4, "b"))
+    assert str(places) == "v1.ep.2~v1.ep.4"
+    places.sent(event(3, "a"))
+    assert str(places) == "v1.ep.3~v1.ep.4"
+
+
+def test_half_a_snapshot_of_one_connection_is_no_part_of_the_next() -> None:
+    replica = Replica(CHANNEL)
+    replica.apply(Subscribed(1, CHANNEL, "v1.ep.1", items(gone=1), more=True))
+    replica.broken()
+    replica.apply(Subscribed(1, CHANNEL, "v1.ep.9", items(b=2)))
+    assert replica.items == items(b=2)
+    assert replica.cursor == "v1.ep.9"

@@ -17,6 +17,7 @@ from realtime.brokers.redis import RedisBroker
 from realtime.errors import BrokerDown, CursorLost
 from realtime.protocol import Change, Placed
 from realtime.redis_pubsub import client
+from realtime.session import MAX_PENDING
 from tests.proxy import Mode, Proxy
 from tests.valkey import Valkey, valkey
 from tests.wait import until
@@ -278,6 +279,15 @@ async def test_an_expired_log_is_trimmed_not_empty(running: Valkey, admin: Redis
         assert (await node.broker.position(CHANNEL)).offset == 2
     finally:
         await node.broker.close()
+
+
+async def test_a_large_publish_comes_in_portions(near: Node, far: Node) -> None:
+    """Each a fraction of what may wait for a session, so that a client that reads has its turn in between."""
+    await far.broker.subscribe(CHANNEL)
+    large = [Change("c", str(n), "put", Raw(b'"%s"' % (b"x" * 2000)), f"{n:08d}", 1.0) for n in range(600)]
+    await near.broker.publish(CHANNEL, large)
+    await until(lambda: len(far.events(CHANNEL)) == len(large))
+    assert max(sum(len(event.json) for event in events) for _, events in far.heard) < MAX_PENDING / 2
 
 
 # 6. A lease has at most one holder; a holder that loses it is cancelled. --------------------------------------------

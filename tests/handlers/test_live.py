@@ -17,6 +17,8 @@ from websockets.asyncio.client import ClientConnection
 
 from realtime.app import Service
 from realtime.protocol import ANYHOW
+from realtime.stores.base import Snapshot
+from realtime.stores.memory import MemoryStore
 from tests.wait import until
 
 pytestmark = pytest.mark.gen_test
@@ -26,6 +28,15 @@ Next = Callable[[], Awaitable[dict[str, Any]]]
 
 async def put(service: Service, key: str, value: object, collection: str = "rooms") -> None:
     await service.node.put(f"memory/{collection}", key, Raw(json.dumps(value).encode()), ANYHOW)
+
+
+MANY = 1_500
+
+
+async def fill(service: Service, letter: str = "x") -> None:
+    """More than may wait of events: 1.5 MB."""
+    for key in range(MANY):
+        await put(service, str(key), letter * 1_000)
 
 
 class Stream:
@@ -144,6 +155,87 @@ async def test_a_session_leaves_nothing_behind(service: Service, base_url: str) 
     assert service.metrics.connections.labels("websocket")._value.get() == 0
 
 
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+async def test_a_large_collection_is_shown(service: Service, base_url: str, codec: str) -> None:
+    await fill(service)
+    async with socket(base_url, codec) as connection:
+        await hear(connection)
+        await ask(connection, codec, type="subscribe", id=1, channel="memory/rooms")
+        shown, more = dict[str, str](), True
+        while more:
+            part = await hear(connection)
+            shown |= part["items"]
+            more = part.get("more", False)
+        assert len(shown) == MANY
+        await put(service, "0", "again")
+        assert (await hear(connection))["value"] == "again"
+
+
+class Hanging(MemoryStore):
+    """A store whose snapshots hang until `answers`; one that is given up takes turns to end, as a driver's does."""
+
+    def __init__(self) -> None:
+        super().__init__("memory")
+        self.answers = asyncio.Event()
+        self.hanging = self.begun = 0
+
+    async def snapshot(self, *given: Any, **named: Any) -> Snapshot:
+        self.begun += 1
+        self.hanging += 1
+        try:
+            await self.answers.wait()
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            self.hanging -= 1
+        return await super().snapshot(*given, **named)
+
+
+async def test_an_id_is_free_at_once_when_its_subscribe_is_given_up(
+    service: Service, base_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Hanging()
+    monkeypatch.setattr(service.node.stores["memory"], "snapshot", store.snapshot)
+    async with socket(base_url) as connection:
+        await hear(connection)
+        await ask(connection, type="subscribe", id=1, channel="memory/rooms")
+        for begun in (1, 2):
+            await until(lambda: store.begun == begun and store.hanging == 1)  # noqa: B023 - it is awaited here
+            await ask(connection, type="unsubscribe", id=1)
+            await ask(connection, type="subscribe", id=1, channel="memory/rooms")
+            assert (await hear(connection))["type"] == "unsubscribed"
+        await until(lambda: store.begun == 3 and store.hanging == 1)
+        store.answers.set()
+        assert (await hear(connection))["type"] == "subscribed"
+        await put(service, "attic", 1)
+        assert (await hear(connection))["value"] == 1
+        assert service.metrics.subscriptions._value.get() == 1
+    await until(lambda: service.metrics.subscriptions._value.get() == 0)
+    assert not service.node._hub.listening("memory/rooms")
+
+
+async def test_a_number_that_only_json_can_hold_reaches_a_msgpack_client(service: Service, base_url: str) -> None:
+    async with socket(base_url, "msgpack") as connection:
+        await hear(connection)
+        await ask(connection, "msgpack", type="subscribe", id=1, channel="memory/rooms")
+        await hear(connection)
+        await service.node.put("memory/rooms", "attic", Raw(b"1e400"), ANYHOW)
+        assert (await hear(connection))["value"] == float("inf")
+
+
+@pytest.mark.expects_logs
+async def test_a_message_that_cannot_be_encoded_closes_with_1011(service: Service, base_url: str) -> None:
+    async with socket(base_url, "msgpack") as connection:
+        await hear(connection)
+        await ask(connection, "msgpack", type="subscribe", id=1, channel="memory/rooms")
+        await hear(connection)
+        await service.node.put("memory/rooms", "attic", Raw(b'"\xff"'), ANYHOW)  # a store should know better
+        async with asyncio.timeout(5):
+            await connection.wait_closed()
+        assert connection.close_code == 1011
+    await until(lambda: service.metrics.subscriptions._value.get() == 0)
+
+
 # server-sent events -------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +340,54 @@ async def test_a_cursor_changes_transport_in_mid_stream(
     await put(service, "attic", 3)
     poll = json.loads((await http_client.fetch(f"{url}?cursor={cursor}")).body)
     assert [each["value"] for each in poll["events"]] == [3]
+
+
+async def test_a_large_collection_is_one_answer(service: Service, base_url: str, http_client: AsyncHTTPClient) -> None:
+    await fill(service)
+    url = f"{base_url}/v1/memory/rooms"
+    shown = json.loads((await http_client.fetch(f"{url}?wait=5")).body)
+    assert len(shown["items"]) == MANY
+    await fill(service, "y")
+    resumed = json.loads((await http_client.fetch(f"{url}?wait=5&cursor={shown['cursor']}")).body)
+    assert (len(resumed["items"]), resumed["reason"]) == (MANY, "trimmed")  # 1,000 events are kept
+    for key in range(10):
+        await put(service, str(key), "z")
+    resumed = json.loads((await http_client.fetch(f"{url}?wait=5&cursor={resumed['cursor']}")).body)
+    assert {event["value"] for event in resumed["events"]} == {"z"}
+
+
+async def test_more_than_a_poll_can_hold_has_no_cursor(
+    service: Service, base_url: str, http_client: AsyncHTTPClient
+) -> None:
+    await put(service, "attic", 1)
+    url = f"{base_url}/v1/memory/rooms"
+    cursor = json.loads((await http_client.fetch(f"{url}?wait=5")).body)["cursor"]
+    waiting = asyncio.ensure_future(http_client.fetch(f"{url}?wait=1&cursor={cursor}", raise_error=False))
+    await until(lambda: service.metrics.subscriptions._value.get() == 1)
+    await fill(service)  # in one go: it comes as one delivery
+    answer = await waiting
+    assert (answer.code, json.loads(answer.body)["error"]["code"]) == (503, "too_slow")
+    again = json.loads((await http_client.fetch(f"{url}?wait=5")).body)
+    assert len(again["items"]) == MANY + 1
+
+
+async def test_two_keys_of_one_channel_share_a_cursor(
+    service: Service, base_url: str, http_client: AsyncHTTPClient
+) -> None:
+    """Each id and each poll's cursor stands for what was told of both, also while only one is answered."""
+    await put(service, "a", 1)
+    await put(service, "b", 1)
+    url = f"{base_url}/v1/live?subscribe=memory/rooms/a&subscribe=memory/rooms/b"
+    stream = Stream(http_client, url, b"\n\n", Accept="text/event-stream")
+    first, second = await stream.event(), await stream.event()
+    assert "id" not in first  # half of the selections have no place as yet
+    await put(service, "a", 2)
+    event = await stream.event()
+    assert event["id"] != second["id"]
+    await put(service, "b", 3)
+    for cursor, values in ((second["id"], [2, 3]), (event["id"], [3])):
+        answer = await http_client.fetch(f"{url}&wait=5&cursor={cursor}")
+        assert sorted(each["value"] for each in json.loads(answer.body)["events"]) == values
 
 
 # the end ------------------------------------------------------------------------------------------------------------

@@ -209,3 +209,10 @@ async def test_a_store_that_only_shows_what_comes_from_elsewhere_need_not_be_up(
 
 async def _down() -> Mapping[str, Mapping[str, object]]:
     raise StoreDown("gone")
+
+
+async def test_a_method_that_nobody_knows_makes_no_label_of_its_own(http: Http, service: Service) -> None:
+    for method in ("SHOUT", "X" * 50):
+        await http(method, "/healthz")
+    labels = {sample.labels["method"] for metric in service.metrics.requests.collect() for sample in metric.samples}
+    assert labels == {"other"}

@@ -1,0 +1,84 @@
+"""A feed between a store and a broker in memory: what one odd change or one short outage must not end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+from msgspec import Raw
+
+from realtime.brokers.memory import MemoryBroker, Wire
+from realtime.errors import StoreDown
+from realtime.feeds import Feed
+from realtime.metrics import Metrics
+from realtime.protocol import ANYHOW, Change, split_channel
+from realtime.stores.base import Batch, Lost
+from realtime.stores.memory import MemoryStore
+from tests.wait import until
+
+pytestmark = pytest.mark.asyncio
+
+
+class StrictBroker(MemoryBroker):
+    """Takes no name that is not a channel's, as the Redis broker."""
+
+    async def publish(self, channel: str, changes: Sequence[Change]) -> None:
+        split_channel(channel)
+        await super().publish(channel, changes)
+
+
+class Breaking(MemoryStore):
+    """Breaks when told to; then fails to come up, once."""
+
+    def __init__(self) -> None:
+        super().__init__("memory")
+        self.broken = asyncio.Event()
+        self.tries = 0
+
+    async def changes(self, mark: str | None) -> AsyncGenerator[Batch | Lost, None]:
+        self.tries += 1
+        if self.tries == 2:
+            raise StoreDown("not up yet")
+        async with aclosing(super().changes(mark)) as changes:
+            async for found in changes:
+                yield found
+                if self.tries == 1:
+                    await self.broken.wait()
+                    raise StoreDown("broke")
+
+
+@asynccontextmanager
+async def fed(store: MemoryStore) -> AsyncIterator[tuple[Feed, Wire]]:
+    broker = StrictBroker()
+    feed = Feed(store, broker, Metrics())
+    await broker.open(lambda *_: None, lambda: None, lambda: None)
+    feed.open()
+    try:
+        await until(lambda: "memory" in broker.wire.marks)
+        yield feed, broker.wire
+    finally:
+        await feed.close()
+        await broker.close()
+
+
+async def test_a_collection_that_no_channel_can_name_does_not_stop_the_feed() -> None:
+    store = MemoryStore()
+    async with fed(store) as (feed, wire):
+        await store.put("my notes", "a", Raw(b"1"), ANYHOW)
+        await store.put("notes", "a", Raw(b"2"), ANYHOW)
+        await until(lambda: wire.log("memory/notes").offset == 1)
+        assert list(wire.logs) == ["memory/notes"]
+        assert feed.error is None
+
+
+@pytest.mark.expects_logs
+async def test_a_feed_that_runs_again_says_so_though_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realtime.feeds.CALM", 0.05)
+    store = Breaking()
+    async with fed(store) as (feed, _):
+        store.broken.set()
+        await until(lambda: feed.error == "not up yet")
+        await until(lambda: store.tries == 3 and feed.error is None)
+        assert feed.running

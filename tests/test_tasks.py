@@ -1,0 +1,38 @@
+"""Background tasks: how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+
+import pytest
+
+from realtime.tasks import Tasks
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_task_that_is_cancelled_before_its_first_step_says_nothing() -> None:
+    async def work() -> None:
+        raise AssertionError("it has not had its turn")
+
+    tasks = Tasks()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        task = tasks.start(work(), "work")
+        await tasks.close()
+        gc.collect()  # "coroutine was never awaited" comes when it is thrown away
+    assert task.cancelled()
+    assert [str(each.message) for each in said] == []
+
+
+@pytest.mark.expects_logs
+async def test_a_task_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        raise ValueError("odd")
+
+    tasks = Tasks()
+    await asyncio.wait([tasks.start(work(), "the work")])
+    assert [record.getMessage() for record in caplog.records] == ["the work died"]
+    await tasks.close()
