@@ -302,6 +302,9 @@ def test_an_event_that_one_selection_wants_for_sure_is_kept(late: bool) -> None:
     pair.read()
     assert not pair.session.overflown
     assert pair.offsets() == [*before, 53, *(after if late else ())]
+    fit = 3_000 // len(event(58, "a", 58).json)
+    pair.deliver(*(event(offset, "a", offset) for offset in range(58, 58 + fit)))  # they count once
+    assert not pair.session.overflown
 
 
 def test_an_id_is_used_once_at_a_time() -> None:
