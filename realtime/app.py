@@ -7,19 +7,21 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
+from redis.asyncio.connection import parse_url
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from .brokers.base import Broker
 from .brokers.redis import RedisBroker
-from .config import Config
-from .errors import StartError
+from .config import VARIABLES, Config
+from .errors import ConfigError, StartError
 from .feeds import Feed
 from .handlers.base import Door, Handler, Missing
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
@@ -56,6 +58,16 @@ def stores_of(config: Config, urls: Mapping[str, str]) -> list[Store]:
             keeper=RedisKeeper(urls["redis"]),
         ),
     ]
+
+
+def check(urls: Mapping[str, str]) -> None:
+    """Raises ConfigError for what is no address, without its text, which may have a password."""
+    readers: dict[str, Callable[[str], object]] = {"postgres": conninfo_to_dict, "redis": parse_url}
+    for name, read in readers.items():
+        try:
+            read(urls.get(name, ""))
+        except (ProgrammingError, ValueError):
+            raise ConfigError(f"config: {VARIABLES[name]} is not an address of {name}") from None
 
 
 def slot_of(url: str) -> str:
@@ -99,26 +111,29 @@ def application(door: Door) -> Application:
 class Service:
     """One node: broker, stores, feeds, node and HTTP server, opened in this order and closed in the other."""
 
-    def __init__(self, config: Config, broker: Broker, stores: Sequence[Store], name: str) -> None:
+    def __init__(
+        self, config: Config, broker: Broker, stores: Sequence[Store], name: str, sockets: Sequence[socket.socket] = ()
+    ) -> None:
+        """`sockets`: what `listen` gave, where that was to be known before the stores; else made by `open`."""
         self.config, self.metrics = config, Metrics()
         self.node = Node(name, broker, stores, self.metrics)
-        self.feeds = [Feed(store, broker, self.metrics) for store in stores]
-        self.door = Door(self.node, self.feeds, demo=config.demo)
+        self.feeds = [Feed(store, broker, self.metrics, self.node.sources.feed) for store in stores]
+        self.door = Door(self.node, demo=config.demo)
         self.port = 0  # the real one, once open
-        self._broker, self._stores = broker, stores
+        self._broker, self._stores, self._sockets = broker, stores, list(sockets)
         self._server = HTTPServer(application(self.door), idle_connection_timeout=75, body_timeout=30)
         self._stack = AsyncExitStack()
 
     @classmethod
-    def of(cls, config: Config, urls: Mapping[str, str]) -> Service:
+    def of(cls, config: Config, urls: Mapping[str, str], sockets: Sequence[socket.socket] = ()) -> Service:
         name = name_of(config)
         history = config.history
         broker = RedisBroker(urls["redis"], name, history=history.events, history_ttl=history.seconds)
-        return cls(config, broker, stores_of(config, urls), name)
+        return cls(config, broker, stores_of(config, urls), name, sockets)
 
     async def open(self) -> None:
         """Raises StartError where the port is taken. Stores and broker may come up later."""
-        sockets = _bind(self.config.host, self.config.port)
+        sockets = self._sockets or listen(self.config)
         for each in sockets:
             self._stack.callback(each.close)
         for store in self._stores:
@@ -147,7 +162,9 @@ class Service:
         await self._stack.aclose()
 
 
-def _bind(host: str, port: int) -> list[socket.socket]:
+def listen(config: Config) -> list[socket.socket]:
+    """Raises StartError where the port is taken."""
+    host, port = config.host, config.port
     try:
         return bind_sockets(port, host)
     except OSError as error:

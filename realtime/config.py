@@ -54,6 +54,10 @@ class History(Struct, frozen=True, forbid_unknown_fields=True):
     events: int = 1000
     seconds: int = 3600
 
+    def __post_init__(self) -> None:
+        if self.events < 1 or self.seconds < 1:
+            raise ValueError(f"events and seconds must be at least 1 (got {self.events} and {self.seconds})")
+
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
@@ -67,11 +71,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     tables: tuple[str, ...] = ("entries",)  # of Postgres, each with a primary key
     weather: Weather = field(default_factory=Weather)
     history: History = field(default_factory=History)
-    drain: float = 8.0  # seconds for clients to leave at a stop
+    drain: float = 6.0  # seconds for clients to leave at a stop
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 (any free one) to 65535 (got {self.port})")
+        if not 0 <= self.drain <= 3600:
+            raise ValueError(f"drain must be 0 to 3600 seconds (got {self.drain:g})")
 
 
 # Names that platforms and the tutorial use. The prefixed name wins.
@@ -83,6 +89,8 @@ ALIASES = {
     "MONGODB_URI": ("mongodb_uri",),
     "WEATHER_URI": ("weather", "uri"),
 }
+# The one to name when an address is meant.
+VARIABLES = {"postgres": "DATABASE_URL", "redis": "REDIS_URL", "mongo": "MONGODB_URI"}
 PAIR = ("REDIS_HOST", "REDIS_PORT")  # the tutorial's way to say REDIS_URL
 
 

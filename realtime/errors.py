@@ -28,9 +28,16 @@ class RealtimeError(Exception):
 
 
 class ProtocolError(RealtimeError):
-    """The peer said something that the protocol does not have: not JSON, an unknown type, an id used twice."""
+    """The peer said something that the protocol does not have: not JSON, an unknown type, an id used twice.
+
+    `about`: the id of the message that is meant, where it could be read.
+    """
 
     code, status = "bad_request", 400
+
+    def __init__(self, message: str, *, hint: str | None = None, about: object = None) -> None:
+        super().__init__(message, hint=hint)
+        self.about = about if isinstance(about, (int, str)) else None
 
 
 class BadCursor(ProtocolError):
@@ -87,10 +94,16 @@ class TooLarge(RealtimeError):
     code, status, close = "too_large", 413, 1009
 
 
-class TooMany(RealtimeError):
-    """More subscriptions or waiting messages than one connection may hold."""
+class Unsupported(RealtimeError):
+    """A body of a kind that we would misread."""
 
-    code, status, close = "too_many", 429, 4429
+    code, status = "unsupported", 415
+
+
+class TooMany(RealtimeError):
+    """More subscriptions than one connection may hold."""
+
+    code, status = "too_many", 429
 
 
 class TooSlow(RealtimeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from itertools import groupby
 
@@ -25,11 +25,15 @@ log = logging.getLogger("realtime.feeds")
 CALM = 4.0  # seconds, longer than a store that does not answer takes to fail
 
 
+Tell = Callable[[str, str | None], None]
+
+
 class Feed:
     """The running task of one store."""
 
-    def __init__(self, store: Store, broker: Broker, metrics: Metrics) -> None:
-        self.store, self._broker, self._metrics = store, broker, metrics
+    def __init__(self, store: Store, broker: Broker, metrics: Metrics, tell: Tell = lambda *_: None) -> None:
+        """`tell` is called with the store's name and why its feed does not run (None: it does), when that changes."""
+        self.store, self._broker, self._metrics, self._tell = store, broker, metrics, tell
         self.running = False  # here, and keeping up
         self.error: str | None = None  # why the feed does not run at present, on the node that should run it
         self._pauses = delays()
@@ -56,6 +60,7 @@ class Feed:
     def _say(self, error: str) -> None:
         if self.error != error:
             log.warning("the feed of %s waits: %s", self.store.name, error)
+            self._tell(self.store.name, error)
         self.error = error
 
     async def _hold(self, lease: Lease) -> None:
@@ -94,6 +99,7 @@ class Feed:
         self.running = True
         if self.error is not None:
             log.info("the feed of %s runs again", self.store.name)
+            self._tell(self.store.name, None)
             self.error, self._pauses = None, delays()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from json import loads
 from typing import Any, Literal
 
@@ -102,7 +101,13 @@ class Event(Struct, tag="event", tag_field="type", frozen=True):
 def opening(channel: str, change: Change) -> bytes:
     """An event's JSON up to its cursor, which only the broker can give; `closing` is the rest."""
     event = Event(channel, change.key, change.op, change.version, change.time, change.value)
-    return msgspec.json.encode(event)[:-2]
+    text = msgspec.json.encode(event)
+    try:
+        _decode_event(text)
+    except (msgspec.DecodeError, RecursionError):  # a store may hold what no reader of ours can read: then as text
+        plain = Raw(msgspec.json.encode(bytes(change.value).decode())) if isinstance(change.value, Raw) else UNSET
+        text = msgspec.json.encode(msgspec.structs.replace(event, value=plain))
+    return text[:-2]
 
 
 def closing(epoch: str, offset: int) -> bytes:
@@ -285,7 +290,7 @@ def decode_request(frame: bytes | str, codec: Codec) -> Request:
     try:
         request: Request = msgspec.convert(plain, Request)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"{kind}: {str(error)[:200]}") from None
+        raise ProtocolError(f"{kind}: {str(error)[:200]}", about=plain.get("id")) from None
     if not isinstance(request, Ping) and len(str(request.id)) > MAX_ID:
         raise ProtocolError(f"an id of more than {MAX_ID} characters: {_short(request.id)}")
     return request
@@ -304,18 +309,20 @@ def to_msgpack(json: bytes) -> bytes:
         plain = loads(json)
     try:
         packed: bytes = msgpack.packb(plain)
-    except OverflowError:
-        packed = msgpack.packb(_fit(plain))
+    except (OverflowError, ValueError):
+        packed = msgpack.packb(_fit(plain, MAX_DEPTH * 4))
     return packed
 
 
-def _fit(value: Any) -> Any:
-    """Integers beyond 64 bits, which MessagePack does not have, as their digits."""
+def _fit(value: Any, levels: int) -> Any:
+    """Integers beyond 64 bits, which MessagePack does not have, as their digits; what is too deep for it as JSON."""
     match value:
+        case dict() | list() if levels == 0:
+            return msgspec.json.encode(value).decode()
         case dict():
-            return {name: _fit(inner) for name, inner in value.items()}
+            return {name: _fit(inner, levels - 1) for name, inner in value.items()}
         case list():
-            return [_fit(inner) for inner in value]
+            return [_fit(inner, levels - 1) for inner in value]
         case int() if not -(2**63) <= value < 2**64:
             return str(value)
     return value
@@ -357,18 +364,18 @@ def parse_value(body: bytes) -> Raw:
         plain = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the body is not JSON: {error}") from None
-    if _depth(plain) > MAX_DEPTH:
+    if _too_deep(plain):
         raise ProtocolError(f"the value is nested deeper than {MAX_DEPTH} levels")
     return Raw(msgspec.json.format(body, indent=-1))
 
 
-def _depth(value: object) -> int:
-    children: Sequence[object] = ()
-    if isinstance(value, dict):
-        children = list(value.values())
-    elif isinstance(value, list):
-        children = value
-    return 1 + max(map(_depth, children), default=0) if isinstance(value, (dict, list)) else 0
+def _too_deep(value: object) -> bool:
+    """Level by level: a value may be nested deeper than our own calls can be."""
+    level: list[dict[str, object] | list[object]] = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        children = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
+        level = [child for child in children if isinstance(child, (dict, list))]
+    return bool(level)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

@@ -19,8 +19,8 @@ from pathlib import Path
 import click
 
 from . import embedded
-from .app import Service
-from .config import Config
+from .app import Service, check, listen
+from .config import VARIABLES, Config
 from .demo import Demo
 from .embedded import Embedded
 from .errors import StartError
@@ -36,9 +36,13 @@ async def serve(config: Config) -> None:
     given = {"postgres": config.database_url, "mongo": config.mongodb_uri, "redis": config.redis_url}
     urls = {name: url for name, url in given.items() if url is not None}
     missing = [name for name in given if name not in urls]
+    check(urls)
     async with AsyncExitStack() as stack:
+        sockets = listen(config)
+        for each in sockets:
+            stack.callback(each.close)
         own = await stack.enter_async_context(_servers(config, missing)) if missing else None
-        service = Service.of(config, urls | (own.urls if own else {}))
+        service = Service.of(config, urls | (own.urls if own else {}), sockets)
         stack.push_async_callback(service.close)
         await service.open()
         _banner(service, own)
@@ -134,7 +138,7 @@ def _banner(service: Service, own: Embedded | None) -> None:
     host = f"[{service.config.host}]" if ":" in service.config.host else service.config.host
     lines = ["", f"  realtime is live at http://{host}:{service.port}/", ""]
     for name, title in TITLES.items():
-        reach = own.reach[name] if own and name in own.reach else f"yours, from {embedded.VARIABLES[name]}"
+        reach = own.reach[name] if own and name in own.reach else f"yours, from {VARIABLES[name]}"
         lines.append(f"  {title:<11} {reach}")
     lines += ["", "  open to everyone who can reach this address: there are no accounts yet", ""]
     _say("\n".join(lines))

@@ -1,6 +1,7 @@
 """How current each store's events are, on this node, so that a page can say that what it shows is stale.
 
-`down`: the store does not answer. `lagging`: it does, but its changes do not reach us, as the broker is out of reach.
+`down`: the store does not answer. `lagging`: it does, but its changes do not reach us, as the
+broker is out of reach, or the feed that this node should run does not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Sources:
         self.collections: dict[str, Mapping[str, Mapping[str, object]]] = {store.name: {} for store in stores}
         self.errors: dict[str, str | None] = {store.name: "not asked yet" for store in stores}
         self.cut_off = False  # from the broker's deliveries
+        self._troubles: dict[str, str] = {}  # of feeds that this node should run
         self._stores, self._metrics, self._tell = stores, metrics, tell
         self._tasks = Tasks()
 
@@ -52,18 +54,31 @@ class Sources:
         self._metrics.events.labels(name, event.event.op).inc()
         self._metrics.delay.labels(name).observe(lag)
 
+    def feed(self, name: str, error: str | None) -> None:
+        """This node's feed of a store does not run, and why; or runs again (None)."""
+        if error is None:
+            self._troubles.pop(name, None)
+        else:
+            self._troubles[name] = error
+        if self.states[name].state != "down":
+            self._say(name, self._up(name))
+
     def broken(self) -> None:
         self.cut_off = True
-        self._say_all("live", "lagging")
+        self._say_all()
 
     def recovered(self) -> None:
         self.cut_off = False
-        self._say_all("lagging", "live")
+        self._say_all()
 
-    def _say_all(self, before: State, state: State) -> None:
+    def _say_all(self) -> None:
         for name, source in list(self.states.items()):
-            if source.state == before:
-                self._say(name, state)
+            if source.state != "down":
+                self._say(name, self._up(name))
+
+    def _up(self, name: str) -> State:
+        """Of a store that answers."""
+        return "lagging" if self.cut_off or name in self._troubles else "live"
 
     async def _probe(self, store: Store) -> None:
         try:
@@ -72,8 +87,8 @@ class Sources:
             self.errors[store.name] = str(error)
             self._say(store.name, "down")
         else:
-            self.errors[store.name] = None
-            self._say(store.name, "lagging" if self.cut_off else "live")
+            self.errors[store.name] = self._troubles.get(store.name)
+            self._say(store.name, self._up(store.name))
 
     def _say(self, name: str, state: State) -> None:
         before = self.states[name]

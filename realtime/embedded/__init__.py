@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+from ..config import VARIABLES
 from ..errors import StartError
 from .directory import Directory, default_directory
 from .process import Process
@@ -22,7 +23,6 @@ __all__ = ["Embedded", "default_directory", "start"]
 
 log = logging.getLogger("realtime.embedded")
 
-VARIABLES = {"postgres": "DATABASE_URL", "redis": "REDIS_URL", "mongo": "MONGODB_URI"}
 WATCH = 0.5  # seconds between two looks at the processes, which no event loop owns
 
 

@@ -40,7 +40,7 @@ class Mongo:
         self._password = ""
         self._port = 0
         self.process = Process(
-            self.name, self.home, directory.path / "mongo.log", stop=Signals.SIGTERM, death=Signals.SIGTERM
+            self.name, self.home, directory.path / "mongo.log", stop=Signals.SIGTERM, death=Signals.SIGKILL
         )
 
     async def start(self) -> None:

@@ -19,10 +19,8 @@ class ReadyHandler(Handler):
     async def get(self) -> None:
         sources = self.node.sources
         await sources.check()
-        feeds = {feed.store.name: feed.error for feed in self.door.feeds}
         stores = {
-            name: {"state": source.state, "error": sources.errors[name] or feeds.get(name)}
-            for name, source in sources.states.items()
+            name: {"state": source.state, "error": sources.errors[name]} for name, source in sources.states.items()
         }
         broker = {"state": "down" if sources.cut_off else "live"}
         needed = [name for name, store in self.node.stores.items() if not store.read_only]

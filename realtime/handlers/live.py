@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import msgspec
 from msgspec import Raw
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
-from ..errors import TooSlow
+from ..errors import Refused, TooSlow, Unavailable
 from ..protocol import (
     Event,
+    Failure,
     Outgoing,
     Placed,
     Reset,
@@ -46,30 +48,44 @@ class LiveHandler(Handler):
             self.conversation.leave()
 
     def wants_stream(self) -> bool:
-        return self.wants_events() or self.get_query_argument("stream", "") == "ndjson"
+        lines = self.get_query_argument("stream", "") == "ndjson"
+        return self.request.method == "GET" and (lines or self.wants_events())
 
     def wants_events(self) -> bool:
         return "text/event-stream" in self.request.headers.get("Accept", "")
 
     def wants_poll(self) -> bool:
-        return bool(self.get_query_arguments("cursor") or self.get_query_arguments("wait"))
+        asked = {"cursor", "wait"} & self.request.query_arguments.keys()
+        return self.request.method == "GET" and bool(asked)
 
     async def converse(self, selected: list[Selection]) -> None:
         requests = self._requests(selected)
         transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
         with Conversation(self.door, transport) as self.conversation:
             connection = self.request.connection
-            if transport != "poll" and isinstance(connection, HTTP1Connection):
-                self.conversation.cut = connection.stream.close
-            subscriptions = [await self.node.subscribe(self.conversation.session, request) for request in requests]
+            if isinstance(connection, HTTP1Connection):
+                self.conversation.abort = connection.stream.close
+                self.conversation.cut = None if transport == "poll" else self.conversation.abort
+            try:
+                subscriptions = [await self.node.subscribe(self.conversation.session, each) for each in requests]
+            except Unavailable as error:
+                if transport != "sse":
+                    raise
+                self._come_back(error)  # to EventSource another status than 200 would be the end
+                return
             if transport == "poll":
                 await self._poll(self.conversation, subscriptions)
             else:
                 await self._stream(self.conversation, Places(requests), EVENTS if transport == "sse" else LINES)
 
+    def _come_back(self, error: Unavailable) -> None:
+        self.set_header("Content-Type", EVENTS.content_type)
+        self.write(f"retry: {error.retry_after * 1000}\n\n")
+        self.finish(sse_frame("error", msgspec.json.encode(error.body())))
+
     def _requests(self, selected: list[Selection]) -> list[Subscribe]:
         text = self.request.headers.get("Last-Event-ID", "") if self.wants_events() else ""
-        text = text or self.get_query_argument("cursor", "")
+        text = text or self.argument("cursor") or ""
         cursors = parse_cursors(text, len(selected)) if text else None
         return [
             Subscribe(number, channel, key, str(cursors[number]) if cursors else None)
@@ -85,11 +101,15 @@ class LiveHandler(Handler):
         session, found = conversation.session, Found()
         while True:
             found.add(session.take())
-            if found or conversation.over or self.door.draining or not await conversation.news(end - clock.time()):
+            if found or found.refused or session.overflown or conversation.over or self.door.draining:
+                break
+            if not await conversation.news(end - clock.time()):
                 break
         self.node.refresh(session)  # what passed by since need not be looked through by the next poll
         found.add(session.take())
-        if session.overflown or not all(subscription.held for subscription in subscriptions):
+        if found.refused:
+            raise Refused(found.refused, hint="the subscription ended: its state could not be read anew")
+        if session.overflown:
             raise TooSlow("more happened than one answer can hold", hint="ask again, without a cursor")
         if not conversation.over:
             cursor = "~".join(str(subscription.cursor) for subscription in subscriptions)
@@ -126,6 +146,7 @@ class Found:
         self.items: dict[Selection, dict[str, Raw]] = {}
         self.events: list[Event] = []
         self.reason = ""
+        self.refused = ""  # why a reset could not be shown
         self._unfinished: Selection | None = None
 
     def __bool__(self) -> bool:
@@ -138,6 +159,8 @@ class Found:
                     self.events.append(message.event)
                 case Subscribed(items=dict(part)) | Reset(items=part):
                     self._state(message, part)
+                case Failure():
+                    self.refused = message.message
 
     def _state(self, message: Subscribed | Reset, part: dict[str, Raw]) -> None:
         selection = message.channel, message.key if isinstance(message.key, str) else None
@@ -182,4 +205,4 @@ def _line(message: Outgoing, _: Places) -> bytes:
 
 
 EVENTS = Form("text/event-stream", _event, b"retry: 1000\n\n", b": still here\n\n", sse_frame("bye", b"{}"))
-LINES = Form("application/x-ndjson", _line, b"", b"", b"")
+LINES = Form("application/x-ndjson", _line, b"", b"\n", b"")

@@ -12,13 +12,14 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from tornado.escape import url_escape
 from tornado.web import stream_request_body
 
-from ..errors import ProtocolError, TooLarge
+from ..errors import ProtocolError, TooLarge, Unsupported
 from ..protocol import ANYHOW, Condition, parse_value
 from ..stores.base import Written
 from .base import MAX_BODY, Door
-from .live import Found, LiveHandler
+from .live import LONGEST_POLL, Found, LiveHandler
 
 PAGE, LONGEST_PAGE = 100, 1000
+MERGE_PATCH = "application/merge-patch+json"
 
 
 class Page(Struct):
@@ -49,6 +50,11 @@ class RestHandler(LiveHandler):
         self._body = bytearray()
         self._length = 0
 
+    def prepare(self) -> None:
+        length = self.request.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) > MAX_BODY:  # said before it is sent
+            raise _too_large(length)
+
     def data_received(self, chunk: bytes) -> None:
         self._length += len(chunk)
         if self._length <= MAX_BODY:
@@ -56,7 +62,7 @@ class RestHandler(LiveHandler):
 
     def value(self) -> Raw:
         if self._length > MAX_BODY:
-            raise TooLarge(f"a body of {self._length} bytes", hint=f"a value has at most {MAX_BODY} bytes")
+            raise _too_large(self._length)
         if not self._body:
             raise ProtocolError("the body is empty", hint="send the value as JSON")
         return parse_value(bytes(self._body))
@@ -78,7 +84,7 @@ class RestHandler(LiveHandler):
         self, channel: str, key: str | None, write: Callable[[], Awaitable[Written]]
     ) -> tuple[Written, Receipt]:
         """Do it, and wait for its event if asked to; the receipt is the answer's body."""
-        if self.get_query_argument("wait", "0") in ("", "0"):
+        if not self.number("wait", 0, 0, LONGEST_POLL):
             written = await write()
             return written, Receipt(written.version or None)
         written, event = await self.node.heard(channel, key, write)
@@ -118,11 +124,16 @@ class ItemHandler(RestHandler):
     async def post(self, store: str, collection: str, key: str) -> None:
         """As PUT, answered without a body: the tutorial's way."""
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
-        written, _ = await self.write_item(channel, key, lambda: self.node.put(channel, key, value, condition))
+        written, receipt = await self.write_item(channel, key, lambda: self.node.put(channel, key, value, condition))
+        if self.get_status() == 202:
+            return self._receipt(written, receipt)
         self.tag(written.value)
-        self.set_status(204)
+        return self.set_status(204)
 
     async def patch(self, store: str, collection: str, key: str) -> None:
+        if "json-patch" in self.request.headers.get("Content-Type", ""):  # RFC 6902: it would become the value
+            self.set_header("Accept-Patch", MERGE_PATCH)
+            raise Unsupported("a JSON Patch", hint=f"send {MERGE_PATCH}")
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
         written, receipt = await self.write_item(channel, key, lambda: self.node.patch(channel, key, value, condition))
         self._receipt(written, receipt)
@@ -149,12 +160,14 @@ class CollectionHandler(RestHandler):
         if self.wants_stream() or self.wants_poll():
             return await self.converse([(channel, None)])
         limit = int(self.number("limit", PAGE, 1, LONGEST_PAGE))
-        snapshot, cursor = await self.node.page(channel, self.get_query_argument("after", None), limit)
+        snapshot, cursor = await self.node.page(channel, self.argument("after"), limit)
         return self.answer(Page(snapshot.items, str(cursor) if cursor else None, snapshot.next))
 
     async def post(self, store: str, collection: str) -> None:
         """A new item under a key that the store makes."""
         channel, value = f"{store}/{collection}", self.value()
+        if self.condition():
+            raise ProtocolError("a new item has nothing to match", hint="leave If-Match and If-None-Match out")
         written, receipt = await self.write_item(channel, None, lambda: self.node.put(channel, None, value, ANYHOW))
         self.tag(written.value)
         self.set_header("Location", f"/v1/{channel}/{url_escape(written.key, plus=False)}")
@@ -166,12 +179,15 @@ class ManyHandler(RestHandler):
     """/v1/live?subscribe=postgres/entries/42&subscribe=weather/current"""
 
     async def get(self) -> None:
-        selected = [self._selection(text) for text in self.get_query_arguments("subscribe")]
+        selected = [self._selection(text) for text in self._asked()]
         if not selected:
             raise ProtocolError("nothing to subscribe to", hint="?subscribe=store/collection or store/collection/key")
         if len(set(selected)) < len(selected):
             raise ProtocolError("the same selection twice")
         await self.converse(selected)
+
+    def _asked(self) -> list[str]:
+        return [text.decode(errors="replace") for text in self.request.query_arguments.get("subscribe", [])]
 
     def _selection(self, text: str) -> tuple[str, str | None]:
         store, _, rest = text.partition("/")
@@ -182,3 +198,7 @@ class ManyHandler(RestHandler):
         """`items` by selection, as it was asked for; those that were resumed are not in it."""
         items = {channel if key is None else f"{channel}/{key}": part for (channel, key), part in found.items.items()}
         return Poll(cursor, items or None, list(found.events), found.reason)  # type: ignore[arg-type]
+
+
+def _too_large(length: object) -> TooLarge:
+    return TooLarge(f"a body of {length} bytes", hint=f"a value has at most {MAX_BODY} bytes")

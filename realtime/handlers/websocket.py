@@ -12,7 +12,7 @@ import logging
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from ..errors import Draining, RealtimeError, TooMany, TooSlow
+from ..errors import Draining, ProtocolError, RealtimeError, TooMany, TooSlow
 from ..protocol import (
     Codec,
     Failure,
@@ -53,7 +53,7 @@ class LiveSocket(WebSocketHandler, Handler):
         self._tasks = Tasks()
         self._joining: dict[int | str, asyncio.Task[None]] = {}
         self.conversation = Conversation(self.door, "websocket")
-        self.conversation.cut = self._cut
+        self.conversation.cut, self.conversation.abort = self._cut, self._abort
         self.door.enter(self.conversation)
         self.session = self.conversation.session
         self.session.send(Welcome(self.node.name, HEARTBEAT))
@@ -63,7 +63,7 @@ class LiveSocket(WebSocketHandler, Handler):
         try:
             request = decode_request(frame, self.codec)
         except RealtimeError as error:
-            self._fail(None, error)
+            self._fail(error.about if isinstance(error, ProtocolError) else None, error)
             return
         match request:
             case Subscribe():
@@ -83,8 +83,11 @@ class LiveSocket(WebSocketHandler, Handler):
     # requests -------------------------------------------------------------------------------------------------------
 
     def _subscribe(self, request: Subscribe) -> None:
-        if request.id in self._joining or len(self._joining) >= MAX_SUBSCRIPTIONS:
-            self._fail(request.id, TooMany(f"subscription {request.id!r} is being answered, or too many others are"))
+        if request.id in self._joining:
+            self._fail(request.id, ProtocolError(f"subscription id {request.id!r} is in use"))
+            return
+        if len(self._joining) >= MAX_SUBSCRIPTIONS:
+            self._fail(request.id, TooMany(f"more than {MAX_SUBSCRIPTIONS} subscriptions on one connection"))
             return
         self._joining[request.id] = self._tasks.start(self._join(request), f"subscribe {request.channel}")
 
@@ -93,6 +96,9 @@ class LiveSocket(WebSocketHandler, Handler):
             await self.node.subscribe(self.session, request)
         except RealtimeError as error:
             self._fail(request.id, error)
+        except Exception:
+            log.exception("subscribe to %s", request.channel)
+            self._fail(request.id, RealtimeError("our mistake: it is in the log"))
         finally:
             if self._joining.get(request.id) is asyncio.current_task():  # not one that took its id since
                 del self._joining[request.id]
@@ -129,9 +135,13 @@ class LiveSocket(WebSocketHandler, Handler):
     async def _flush(self) -> None:
         binary = self.codec == "msgpack"
         writing = [self.write_message(encode(message, self.codec), binary) for message in self.session.take()]
-        for result in await asyncio.gather(*writing, return_exceptions=True):
+        for result in await asyncio.gather(*map(asyncio.shield, writing), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+
+    def _abort(self) -> None:
+        if self.ws_connection is not None and self.ws_connection.stream is not None:
+            self.ws_connection.stream.close()
 
     def _cut(self) -> None:
         """The close frame comes behind what is buffered; of a client that takes nothing, Tornado lets go after 5 s."""

@@ -61,6 +61,9 @@ class Pool:
             connection = await self._pool.acquire(timeout=CONNECT)
             try:
                 yield connection
+            except asyncio.CancelledError:
+                connection.terminate()  # perhaps in the middle of a transaction, which asyncpg would reset with noise
+                raise
             finally:
                 with suppress(TimeoutError):  # the pool has thrown it away; what broke it is being raised already
                     await self._pool.release(connection, timeout=RELEASE)
