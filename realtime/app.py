@@ -63,9 +63,9 @@ def stores_of(config: Config, urls: Mapping[str, str]) -> list[Store]:
 def check(urls: Mapping[str, str]) -> None:
     """Raises ConfigError for what is no address, without its text, which may have a password."""
     readers: dict[str, Callable[[str], object]] = {"postgres": conninfo_to_dict, "redis": parse_url}
-    for name, read in readers.items():
+    for name in readers.keys() & urls.keys():
         try:
-            read(urls.get(name, ""))
+            readers[name](urls[name])
         except (ProgrammingError, ValueError):
             raise ConfigError(f"config: {VARIABLES[name]} is not an address of {name}") from None
 

@@ -69,6 +69,19 @@ def test_refusals(arguments: list[str], variables: dict[str, str], status: int, 
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize(
+    "variable",
+    ["DATABASE_URL=nonsense://u:s3cret@h/x", "REDIS_URL=http://u:s3cret@h", "REDIS_URL=redis://:s3cret@h:99999"],
+)
+def test_what_is_no_address_is_named_but_not_shown(variable: str) -> None:
+    name, _, value = variable.partition("=")
+    answer = realtime("--port", "0", **{name: value})
+    assert answer.returncode == 78
+    assert name in answer.stderr
+    assert "s3cret" not in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+
+
 def test_a_port_in_use_is_said(servers: Embedded) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -16,7 +16,7 @@ from msgspec import Raw
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from ..errors import Conflict, Draining, NotFound, ProtocolError, RealtimeError, Unavailable
+from ..errors import Conflict, Draining, NotFound, ProtocolError, RealtimeError, Unavailable, Unsupported
 from ..node import Node
 from ..protocol import etag
 from ..session import Session
@@ -25,6 +25,7 @@ log = logging.getLogger("realtime.handlers")
 
 HEARTBEAT = 25  # seconds between two signs of life on a WebSocket
 MAX_BODY = 1 << 20  # bytes of a value
+MERGE_PATCH = "application/merge-patch+json"
 
 
 class Conversation:
@@ -176,6 +177,8 @@ class Handler(RequestHandler):
             self.tag(current)
         if isinstance(error, Unavailable):
             self.set_header("Retry-After", str(error.retry_after))
+        if isinstance(error, Unsupported):
+            self.set_header("Accept-Patch", MERGE_PATCH)
         if error.status == 405:
             self.set_header("Allow", "GET, HEAD")
         self.answer(body, error.status)

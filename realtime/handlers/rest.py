@@ -15,11 +15,10 @@ from tornado.web import stream_request_body
 from ..errors import ProtocolError, TooLarge, Unsupported
 from ..protocol import ANYHOW, Condition, parse_value
 from ..stores.base import Written
-from .base import MAX_BODY, Door
+from .base import MAX_BODY, MERGE_PATCH, Door
 from .live import LONGEST_POLL, Found, LiveHandler
 
 PAGE, LONGEST_PAGE = 100, 1000
-MERGE_PATCH = "application/merge-patch+json"
 
 
 class Page(Struct):
@@ -132,7 +131,6 @@ class ItemHandler(RestHandler):
 
     async def patch(self, store: str, collection: str, key: str) -> None:
         if "json-patch" in self.request.headers.get("Content-Type", ""):  # RFC 6902: it would become the value
-            self.set_header("Accept-Patch", MERGE_PATCH)
             raise Unsupported("a JSON Patch", hint=f"send {MERGE_PATCH}")
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
         written, receipt = await self.write_item(channel, key, lambda: self.node.patch(channel, key, value, condition))

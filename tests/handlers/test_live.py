@@ -16,6 +16,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from websockets.asyncio.client import ClientConnection
 
 from realtime.app import Service
+from realtime.errors import StoreDown
 from realtime.protocol import ANYHOW
 from realtime.stores.base import Snapshot
 from realtime.stores.memory import MemoryStore
@@ -138,6 +139,14 @@ async def test_websocket_errors_leave_the_connection_open(service: Service, base
         assert "in use" in refused["message"]
 
 
+async def test_a_refused_subscribe_is_told_by_its_id(service: Service, base_url: str) -> None:
+    async with socket(base_url) as connection:
+        await hear(connection)
+        await ask(connection, type="subscribe", id="mine", channel=5)
+        refused = await hear(connection)
+        assert (refused["id"], refused["code"]) == ("mine", "bad_request")
+
+
 async def test_a_frame_that_is_too_large_closes_with_1009(service: Service, base_url: str) -> None:
     async with socket(base_url) as connection:
         await connection.send("x" * (1 << 17))
@@ -253,6 +262,23 @@ async def test_sse_story(service: Service, base_url: str, http_client: AsyncHTTP
     again = Stream(http_client, url, b"\n\n", Accept="text/event-stream", **{"Last-Event-ID": event["id"]})
     assert (await again.event())["data"]["items"] is None
     assert (await again.event())["data"]["value"] == 3
+
+
+@pytest.mark.expects_logs
+async def test_an_event_source_is_told_to_come_back_while_the_store_is_down(
+    service: Service, base_url: str, http_client: AsyncHTTPClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To EventSource another status than 200 would be the end."""
+
+    async def down(*_: Any, **__: Any) -> Snapshot:
+        raise StoreDown("gone")
+
+    monkeypatch.setattr(service.node.stores["memory"], "snapshot", down)
+    stream = Stream(http_client, f"{base_url}/v1/memory/rooms", b"\n\n", Accept="text/event-stream")
+    assert await stream.block() == "retry: 2000"
+    event = await stream.event()
+    assert (event["event"], event["data"]["code"]) == ("error", "store_down")
+    await stream.end()
 
 
 async def test_one_key_over_sse(service: Service, base_url: str, http_client: AsyncHTTPClient) -> None:

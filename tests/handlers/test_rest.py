@@ -33,7 +33,7 @@ class Http:
             allow_nonstandard_methods=True,
             follow_redirects=False,
         )
-        is_json = answer.headers.get("Content-Type", "").startswith("application/json")
+        is_json = answer.headers.get("Content-Type", "").startswith("application/json") and answer.body
         return answer, json.loads(answer.body) if is_json else answer.body
 
 
@@ -216,3 +216,42 @@ async def test_a_method_that_nobody_knows_makes_no_label_of_its_own(http: Http, 
         await http(method, "/healthz")
     labels = {sample.labels["method"] for metric in service.metrics.requests.collect() for sample in metric.samples}
     assert labels == {"other"}
+
+
+@pytest.mark.parametrize(("levels", "status"), [(32, 200), (33, 400), (600, 400), (990, 400), (3000, 400)])
+async def test_a_value_is_nested_so_deep_and_no_deeper(http: Http, levels: int, status: int) -> None:
+    answer, _ = await http("PUT", "/v1/memory/rooms/deep", "[" * levels + "]" * levels)
+    assert answer.code == status
+
+
+async def test_head_is_get_without_its_body(http: Http) -> None:
+    await http("PUT", "/v1/memory/rooms/attic", 1)
+    for path in ("/v1/memory/rooms/attic", "/v1/memory/rooms?wait=5", "/healthz", "/readyz"):
+        answer, body = await http("HEAD", path)
+        assert (answer.code, body) == (200, b"")
+    assert (await http("HEAD", "/v1/memory/rooms/cellar"))[0].code == 404
+
+
+async def test_blanks_in_a_key_are_part_of_it(http: Http) -> None:
+    for key in ("a", "a%20", "b"):
+        await http("PUT", f"/v1/memory/rooms/{key}", 1)
+    _, page = await http("GET", "/v1/memory/rooms?limit=1&after=a")
+    assert list(page["items"]) == ["a "]
+    _, page = await http("GET", "/v1/memory/rooms?limit=1&after=a%20")
+    assert list(page["items"]) == ["b"]
+    _, poll = await http("GET", "/v1/live?subscribe=memory/rooms/a%20&wait=1")
+    assert poll["items"] == {"memory/rooms/a ": {"a ": 1}}
+
+
+async def test_a_patch_of_another_kind_does_not_become_the_value(http: Http) -> None:
+    await http("PUT", "/v1/memory/rooms/attic", {"a": 1})
+    answer, body = await http("PATCH", "/v1/memory/rooms/attic", [], Content_Type="application/json-patch+json")
+    assert (answer.code, body["error"]["code"]) == (415, "unsupported")
+    assert answer.headers["Accept-Patch"] == "application/merge-patch+json"
+    assert (await http("GET", "/v1/memory/rooms/attic"))[1] == {"a": 1}
+
+
+async def test_a_new_item_has_nothing_to_match(http: Http) -> None:
+    answer, _ = await http("POST", "/v1/memory/rooms", 1, If_Match='"x"')
+    assert answer.code == 400
+    assert (await http("GET", "/v1/memory/rooms"))[1]["items"] == {}

@@ -19,10 +19,9 @@ async def test_a_read_that_is_given_up_at_any_moment_leaves_the_pool_whole_and_s
     await store.open()
     try:
         await store.snapshot("entries")
-        for turns in range(40):
+        for moment in range(80):
             reading = asyncio.create_task(store.snapshot("entries"))
-            for _ in range(turns):
-                await asyncio.sleep(0)
+            await asyncio.wait([reading], timeout=moment * 0.0001)
             reading.cancel()
             await asyncio.wait([reading])
         assert (await store.snapshot("entries")).items == {}
