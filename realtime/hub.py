@@ -1,7 +1,7 @@
 """Who listens to what on this node, and the delivery of an event to them.
 
-Two mirrored maps of a channel, by selector, changed in `add` and `remove` alone, which say whether the channel got its
-first or lost its last listener. An event costs by its listeners, not by those of other keys and channels.
+One map, by channel and selector, changed in `add` and `remove` alone. An event costs by its listeners, not by those of
+other keys and channels.
 """
 
 from __future__ import annotations
@@ -17,25 +17,21 @@ class Hub:
         # dicts as ordered sets: None is the selector of those who listen to every key
         self._channels: dict[str, dict[str | None, dict[Subscription, None]]] = {}
 
-    def add(self, subscription: Subscription) -> bool:
-        """True: it is the channel's first listener."""
-        first = subscription.channel not in self._channels
+    def add(self, subscription: Subscription) -> None:
         selectors = self._channels.setdefault(subscription.channel, {})
         selectors.setdefault(subscription.key, {})[subscription] = None
-        return first
 
-    def remove(self, subscription: Subscription) -> bool:
-        """True: it was the channel's last listener. Removing one that is not there changes nothing."""
+    def remove(self, subscription: Subscription) -> None:
+        """Removing one that is not there changes nothing."""
         selectors = self._channels.get(subscription.channel, {})
         listeners = selectors.get(subscription.key, {})
         if subscription not in listeners:
-            return False
+            return
         del listeners[subscription]
         if not listeners:
             del selectors[subscription.key]
         if not selectors:
             del self._channels[subscription.channel]
-        return not selectors
 
     def deliver(self, channel: str, event: Placed) -> int:
         """Pass an event to all who listen; returns to how many."""

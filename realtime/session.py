@@ -187,10 +187,6 @@ class Session:
         self._conflating = False
         return messages
 
-    @property
-    def waiting(self) -> bool:
-        return bool(self._pending)
-
     def _queue(self, waiting: Waiting) -> None:
         if self.overflown:
             return
