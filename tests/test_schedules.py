@@ -446,7 +446,7 @@ async def test_a_reset_that_cannot_be_shown_is_told(monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as broken:
             broken.setattr(cluster.store, "snapshot", odd)
             await cluster.wire.leases["memory"].renew(["things"], "test")
-            await until(lambda: client.session is not None and client.session.waiting)
+            await until(lambda: client.session is not None and bool(client.session._pending))
         (failure,) = client.session.take()
         assert isinstance(failure, protocol.Failure)
         assert (failure.id, failure.code) == (1, "internal")
