@@ -32,9 +32,9 @@ class Feed:
     """The running task of one store."""
 
     def __init__(self, store: Store, broker: Broker, metrics: Metrics, tell: Tell = lambda *_: None) -> None:
-        """`tell` is called with the store's name and why its feed does not run (None: it does), when that changes."""
+        """`tell` is called with the store's name and the defect that stops its feed; with None when it runs again."""
         self.store, self._broker, self._metrics, self._tell = store, broker, metrics, tell
-        self.running = False  # here, and keeping up
+        self.running = False  # it is this node that carries the changes, and it has told something
         self.error: str | None = None  # why the feed does not run at present, on the node that should run it
         self._pauses = delays()
         self._tasks = Tasks()
@@ -47,6 +47,8 @@ class Feed:
 
     async def _run(self) -> None:
         while True:
+            # What has nothing to tell but does not fail for so long is all right: the stream, the wait for the lease.
+            calm = asyncio.get_running_loop().call_later(CALM, self._recover)
             try:
                 async with self._broker.lease(self.store.name) as lease:
                     await self._hold(lease)
@@ -55,12 +57,14 @@ class Feed:
             except Exception as error:  # a feed must not die of a defect that one change shows
                 log.exception("the feed of %s broke", self.store.name)
                 self._say(f"{type(error).__name__}: {error}")
+                self._tell(self.store.name, self.error)
+            finally:
+                calm.cancel()
             await asyncio.sleep(next(self._pauses))
 
     def _say(self, error: str) -> None:
         if self.error != error:
             log.warning("the feed of %s waits: %s", self.store.name, error)
-            self._tell(self.store.name, error)
         self.error = error
 
     async def _hold(self, lease: Lease) -> None:
@@ -68,15 +72,13 @@ class Feed:
         holder = self._metrics.feed_holder.labels(name)
         holder.set(1)
         self._metrics.takeovers.labels(name).inc()
-        # A stream that has nothing to tell but does not fail for so long is up.
-        calm = asyncio.get_running_loop().call_later(CALM, self._go_on)
         try:
             async with aclosing(self.store.changes(lease.mark)) as changes:
                 async for found in changes:
                     await self._carry(lease, found)
-                    self._go_on()
+                    self.running = True
+                    self._recover()
         finally:
-            calm.cancel()
             self.running = False
             holder.set(0)
 
@@ -84,9 +86,8 @@ class Feed:
         """Publish first, keep the mark after: a crash in between repeats changes, which the broker ignores."""
         name = self.store.name
         if isinstance(found, Lost):
-            level = (
-                logging.INFO if lease.mark is None else logging.WARNING
-            )  # there was nothing to lose at the first start
+            # At the first start there was nothing to lose.
+            level = logging.INFO if lease.mark is None else logging.WARNING
             log.log(level, "new epochs for %s: %s", ", ".join(found.collections or [f"all of {name}"]), found.reason)
             await lease.renew(found.collections, found.reason)
         else:
@@ -95,8 +96,7 @@ class Feed:
                 self._metrics.published.labels(name).inc(len(changes))
         await lease.keep(found.mark)
 
-    def _go_on(self) -> None:
-        self.running = True
+    def _recover(self) -> None:
         if self.error is not None:
             log.info("the feed of %s runs again", self.store.name)
             self._tell(self.store.name, None)

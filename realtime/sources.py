@@ -1,7 +1,7 @@
 """How current each store's events are, on this node, so that a page can say that what it shows is stale.
 
 `down`: the store does not answer. `lagging`: it does, but its changes do not reach us, as the
-broker is out of reach, or the feed that this node should run does not.
+broker is out of reach, or a defect stops the feed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Sources:
         self.collections: dict[str, Mapping[str, Mapping[str, object]]] = {store.name: {} for store in stores}
         self.errors: dict[str, str | None] = {store.name: "not asked yet" for store in stores}
         self.cut_off = False  # from the broker's deliveries
-        self._troubles: dict[str, str] = {}  # of feeds that this node should run
+        self._troubles: dict[str, str] = {}  # defects that stop feeds of this node
         self._stores, self._metrics, self._tell = stores, metrics, tell
         self._tasks = Tasks()
 
@@ -55,7 +55,7 @@ class Sources:
         self._metrics.delay.labels(name).observe(lag)
 
     def feed(self, name: str, error: str | None) -> None:
-        """This node's feed of a store does not run, and why; or runs again (None)."""
+        """The defect that stops this node's feed of a store; None: it runs again."""
         if error is None:
             self._troubles.pop(name, None)
         else:

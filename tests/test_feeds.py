@@ -81,4 +81,3 @@ async def test_a_feed_that_runs_again_says_so_though_nothing_changes(monkeypatch
         store.broken.set()
         await until(lambda: feed.error == "not up yet")
         await until(lambda: store.tries == 3 and feed.error is None)
-        assert feed.running
