@@ -1,0 +1,30 @@
+"""What a fault is: a name, what happens, what must be ours to break, and how it strikes and is lifted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from random import Random
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from ..stage import Stage
+
+Strike = Callable[["Stage", Random], AbstractAsyncContextManager[None]]
+
+
+class Fault(Struct, frozen=True):
+    """Entering `strike` injects it; leaving lifts it, and everything is up again then, also after an error.
+
+    `needs`: a subset of `Stage.owned`, or `url:<store>` where knowing its address is enough. `hold`: seconds between
+    the two. `loses`: the stores whose own data are thrown away or rewritten, so that nothing is promised of them.
+    """
+
+    name: str
+    text: str  # one line
+    strike: Strike
+    needs: frozenset[str]
+    hold: float = 1.0
+    loses: frozenset[str] = frozenset()
