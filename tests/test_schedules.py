@@ -172,11 +172,17 @@ class Cluster:
     """Two nodes on one wire and one store, clients, and a count that makes each write unique."""
 
     def __init__(
-        self, seed: int = 0, *, loss: float = 0.0, history: int = 1000, brokers: Sequence[MemoryBroker] = ()
+        self,
+        seed: int = 0,
+        *,
+        loss: float = 0.0,
+        history: int = 1000,
+        brokers: Sequence[MemoryBroker] = (),
+        store: MemoryStore | None = None,
     ) -> None:
         self.dice = random.Random(seed)
         self.wire = brokers[0].wire if brokers else Wire(history=history)
-        self.store = SlowStore("memory")
+        self.store = store or SlowStore("memory")
         self.brokers = brokers or [LossyBroker(self.wire, loss, self.dice) for _ in range(2)]
         self.nodes = [Node(f"n{n}", broker, [self.store], Metrics()) for n, broker in enumerate(self.brokers)]
         self.feeds = [Feed(self.store, broker, Metrics()) for broker in self.brokers]
