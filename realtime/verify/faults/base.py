@@ -12,6 +12,8 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from ..stage import Stage
 
+NODES = frozenset({"nodes"})  # what most of them need
+
 Strike = Callable[["Stage", Random], AbstractAsyncContextManager[None]]
 
 

@@ -1,5 +1,212 @@
+"""Faults of Redis, which joins the nodes and is a store, too: killed, emptied, set back, its messages lost or repeated.
+
+Here the log itself may be lost, or an older one come back under offsets that clients have seen: then its epoch must be
+another. What writers wrote meanwhile is lost with it, so that nothing is promised of the store `redis` but that clients
+see what it has now.
+"""
+
 from __future__ import annotations
 
-from .base import Fault
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-FAULTS: tuple[Fault, ...] = ()
+from redis.asyncio import Redis
+
+from ...brokers.keys import LOG
+from ...tasks import Tasks
+from .base import NODES, Fault, Strike
+from .network import cut
+
+if TYPE_CHECKING:
+    from ..stage import Stage
+
+REDIS = frozenset({"redis"})
+KNOWN = frozenset({"url:redis"})
+LOST = frozenset({"redis"})
+
+AOF = "appendonlydir"  # of the data directory: all that this server keeps
+WRITTEN = 1.0  # seconds of writes that an older copy lacks
+ALL_DOWN = 5.0  # seconds
+KEYS = 5  # how many are renamed, or expire
+LIFETIME = 0.1, 0.8  # seconds that a key lives which expires
+PUBSUB_LIMIT = 1 << 16  # bytes that may wait for a connection
+LAST = 20  # events of each channel that are said again
+PAUSE = 0.02  # seconds between two
+
+
+@asynccontextmanager
+async def direct(stage: Stage) -> AsyncIterator[Any]:
+    """A client of our own. (The annotations of its driver do not know that replies are bytes.)"""
+    async with Redis.from_url(stage.urls["redis"]) as redis:
+        yield redis
+
+
+# the server -----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def down(stage: Stage) -> AsyncIterator[None]:
+    try:
+        await stage.kill_server("redis")
+        yield
+    finally:
+        await stage.start_server("redis")
+
+
+@asynccontextmanager
+async def killed(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    async with down(stage):
+        yield
+
+
+@asynccontextmanager
+async def emptied(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    async with down(stage):
+        shutil.rmtree(stage.server_home("redis") / AOF)
+        yield
+
+
+@asynccontextmanager
+async def set_back(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    """Writes go on behind the copy, also where they are to stop at the fault."""
+    data = stage.server_home("redis") / AOF
+    with TemporaryDirectory() as kept:
+        copy = Path(kept) / AOF
+        await _quiet(stage)
+        shutil.copytree(data, copy)
+        await asyncio.sleep(WRITTEN)
+        async with down(stage):
+            shutil.rmtree(data)
+            shutil.copytree(copy, data)
+            yield
+
+
+async def _quiet(stage: Stage) -> None:
+    """As its documentation asks for before a copy of its files: no rewrite of them is on, or begins."""
+    async with direct(stage) as redis:
+        await redis.config_set("auto-aof-rewrite-percentage", 0)
+        while (await redis.info("persistence"))["aof_rewrite_in_progress"]:  # noqa: ASYNC110  a server's state
+            await asyncio.sleep(0.02)
+
+
+# its data -------------------------------------------------------------------------------------------------------------
+
+
+def told(command: str) -> Strike:
+    """One command, by somebody who knows nothing of us."""
+
+    @asynccontextmanager
+    async def strike(stage: Stage, dice: Random) -> AsyncIterator[None]:
+        async with direct(stage) as redis:
+            await redis.execute_command(*command.split())
+        yield
+
+    return strike
+
+
+@asynccontextmanager
+async def flushed_unseen(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    """While no node reaches any store. What others write meanwhile is in the snapshots before it is in the new log."""
+    links = [link for node in stage.nodes for link in node.links.values()]
+    with cut(links, "refuse", reset=True):
+        async with direct(stage) as redis:
+            await redis.flushall()
+        yield
+
+
+@asynccontextmanager
+async def renamed(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    """Under names that nobody else writes."""
+    async with direct(stage) as redis:
+        names = sorted([name async for name in redis.scan_iter(match=f"{stage.collection}:k*", count=1000)])
+        for name in dice.sample(names, min(KEYS, len(names))):
+            await redis.rename(name, name.replace(b":k", b":renamed-"))
+    yield
+
+
+@asynccontextmanager
+async def expired(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    """Keys that nobody else writes."""
+    async with direct(stage) as redis:
+        for number in range(KEYS):
+            lifetime = int(1000 * dice.uniform(*LIFETIME))
+            await redis.set(f"{stage.collection}:e{number}", b'{"by": "nobody"}', px=lifetime)
+    yield
+
+
+# its messages ---------------------------------------------------------------------------------------------------------
+@asynccontextmanager
+async def overflown(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    """The server cuts off whoever has more waiting than it allows; here, whoever listens."""
+    name = "client-output-buffer-limit"
+    async with direct(stage) as redis:
+        usual = (await redis.config_get(name))[name]
+        try:
+            await redis.config_set(name, f"pubsub {PUBSUB_LIMIT} 0 0")
+            for log, events in await _last_events(redis, stage):
+                times = PUBSUB_LIMIT // len(events[-1]) + 1
+                await redis.publish(log, b"\n".join([events[-1]] * times))
+            yield
+        finally:
+            await redis.config_set(name, usual)
+
+
+@asynccontextmanager
+async def repeated(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    tasks = Tasks()
+    async with direct(stage) as redis:
+        tasks.start(_repeat(redis, stage, dice), "strange messages")
+        try:
+            yield
+        finally:
+            await tasks.close()
+
+
+async def _repeat(redis: Any, stage: Stage, dice: Random) -> None:
+    """Late, in any order, and twice."""
+    while True:
+        for log, events in await _last_events(redis, stage):
+            for event in dice.sample(2 * events, 2 * len(events)):
+                await redis.publish(log, event)
+        await asyncio.sleep(PAUSE)
+
+
+async def _last_events(redis: Any, stage: Stage) -> list[tuple[bytes, list[bytes]]]:
+    """The messages of the newest entries of each log."""
+    logs = [log async for log in redis.scan_iter(match=f"{LOG}*/{stage.collection}", count=1000)]
+    entries = [await redis.xrevrange(log, count=LAST) for log in logs]
+    return [(log, [entry[b"event"] for _, entry in found]) for log, found in zip(logs, entries, strict=True) if found]
+
+
+FAULTS = (
+    Fault("redis-kill", "Redis is killed (-9), and started again on its append-only file", killed, REDIS),
+    Fault("redis-kill-empty", "Redis is killed (-9), and started again without its data", emptied, REDIS, loses=LOST),
+    Fault(
+        "redis-older-copy",
+        "Redis is killed (-9), and started again on a copy a second older",
+        set_back,
+        REDIS,
+        loses=LOST,
+    ),
+    Fault("flushall", "FLUSHALL: the logs are gone, too", told("FLUSHALL"), REDIS, loses=LOST),
+    Fault(
+        "flushall-feeds-down",
+        "FLUSHALL while no node reaches any store, and others write on",
+        flushed_unseen,
+        REDIS | NODES,
+        hold=ALL_DOWN,
+        loses=LOST,
+    ),
+    Fault("flushdb", "FLUSHDB, of which Redis tells nobody", told("FLUSHDB"), REDIS, loses=LOST),
+    Fault("rename", "RENAME of some keys", renamed, KNOWN, loses=LOST),
+    Fault("expiry", "keys that expire", expired, KNOWN),
+    Fault("pubsub-kill", "every pub/sub connection is closed by Redis", told("CLIENT KILL TYPE pubsub"), REDIS),
+    Fault("pubsub-overflow", "Redis cuts off whoever listens, for reading too slowly", overflown, REDIS),
+    Fault("strange-messages", "pub/sub messages come late, in another order, and twice", repeated, KNOWN),
+)
