@@ -54,17 +54,18 @@ class Feed:
                     await self._hold(lease)
             except (Unavailable, LeaseLost) as error:
                 self._say(str(error))
-            except Exception as error:  # a feed must not die of a defect that one change shows
-                log.exception("the feed of %s broke", self.store.name)
-                self._say(f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - a feed must not die of a defect that one change shows
+                self._say(f"{type(error).__name__}: {error}", error)
                 self._tell(self.store.name, self.error)
             finally:
                 calm.cancel()
             await asyncio.sleep(next(self._pauses))
 
-    def _say(self, error: str) -> None:
+    def _say(self, error: str, defect: Exception | None = None) -> None:
+        """Once, however often it is tried."""
         if self.error != error:
-            log.warning("the feed of %s waits: %s", self.store.name, error)
+            level = logging.WARNING if defect is None else logging.ERROR
+            log.log(level, "the feed of %s waits: %s", self.store.name, error, exc_info=defect)
         self.error = error
 
     async def _hold(self, lease: Lease) -> None:

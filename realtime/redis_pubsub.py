@@ -28,6 +28,7 @@ log = logging.getLogger("realtime.redis_pubsub")
 
 PATIENCE = 3.0  # seconds: to connect, for an answer, of silence on a pub/sub connection
 HEARTBEAT = 1.0  # seconds of silence after which a pub/sub connection is pinged
+LONGEST_PAUSE = 0.5  # seconds between two tries to connect it: all of a node's deliveries wait for it
 CONNECTIONS = 16  # of one client; further calls wait for one of these
 
 # RESP2: the same replies from Redis and Valkey, and pub/sub messages that are plain lists. No `socket_timeout`: with it
@@ -87,7 +88,7 @@ class PubSub:
         self._unconfirmed: deque[asyncio.Future[None]] = deque()  # as sent on this connection, answered in order
         self._connection: AbstractConnection | None = None
         self._whole = True
-        self._pauses = delays(0.05, 2.0)
+        self._pauses = _pauses()
         self._tasks = Tasks()
 
     def open(self) -> None:
@@ -177,7 +178,7 @@ class PubSub:
             confirmed.set_result(None)
         if name == self._home and not self._whole:  # the last one of a new connection
             log.info("the pub/sub connection to redis is whole again")
-            self._whole, self._pauses = True, delays(0.05, 2.0)
+            self._whole, self._pauses = True, _pauses()
             self._recovered()
 
     def _break(self, reason: str) -> None:
@@ -203,3 +204,7 @@ class PubSub:
     async def _drop(self) -> None:
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)
+
+
+def _pauses() -> Iterator[float]:
+    return delays(0.05, LONGEST_PAUSE)

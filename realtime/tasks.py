@@ -38,8 +38,12 @@ class Tasks:
             await asyncio.wait(tasks)
 
 
-def delays(first: float = 0.1, longest: float = 5.0) -> Iterator[float]:
-    """Seconds between tries: doubling, with jitter, so that nodes that lost the same thing do not come back at once."""
+def delays(first: float = 0.1, longest: float = 1.0) -> Iterator[float]:
+    """Seconds between tries: doubling, with jitter, so that nodes that lost the same thing do not come back at once.
+
+    Not for longer than a second: whoever waits for a server is to be there soon after it (docs/guarantees.md), and a
+    try a second is nothing to a server, however long it was away.
+    """
     limit = first
     while True:
         yield uniform(limit / 2, limit)  # noqa: S311

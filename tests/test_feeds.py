@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
@@ -49,6 +50,20 @@ class Breaking(MemoryStore):
                     raise StoreDown("broke")
 
 
+class Defective(MemoryStore):
+    """Trips over the same change again and again."""
+
+    tries = 0
+
+    async def changes(self, mark: str | None) -> AsyncGenerator[Batch | Lost, None]:
+        async with aclosing(super().changes(mark)) as changes:
+            async for found in changes:
+                if isinstance(found, Batch):
+                    self.tries += 1
+                    raise ZeroDivisionError
+                yield found
+
+
 @asynccontextmanager
 async def fed(store: MemoryStore) -> AsyncIterator[tuple[Feed, Wire]]:
     broker = StrictBroker()
@@ -81,3 +96,13 @@ async def test_a_feed_that_runs_again_says_so_though_nothing_changes(monkeypatch
         store.broken.set()
         await until(lambda: feed.error == "not up yet")
         await until(lambda: store.tries == 3 and feed.error is None)
+
+
+@pytest.mark.expects_logs
+async def test_a_defect_is_told_once_however_often_it_shows(caplog: pytest.LogCaptureFixture) -> None:
+    store = Defective()
+    async with fed(store):
+        await store.put("notes", "a", Raw(b"1"), ANYHOW)
+        await until(lambda: store.tries == 3)
+    told = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.exc_info is not None for record in told] == [True]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+from itertools import islice
 
 import pytest
 
-from realtime.tasks import Tasks
+from realtime.tasks import Tasks, delays
 
 pytestmark = pytest.mark.asyncio
 
@@ -37,3 +38,10 @@ async def test_a_task_that_fails_says_so(caplog: pytest.LogCaptureFixture) -> No
     await asyncio.wait([tasks.start(work(), "the work")])
     assert [record.getMessage() for record in caplog.records] == ["the work died"]
     await tasks.close()
+
+
+async def test_whoever_waits_for_a_server_is_there_a_second_after_it() -> None:
+    pauses = list(islice(delays(), 1000))
+    assert pauses[0] <= 0.1
+    assert max(pauses) <= 1
+    assert len({pause for pause in pauses if pause >= 0.5}) > 900  # not all nodes at once
