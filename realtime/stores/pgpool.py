@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from ..errors import Duplicate, RealtimeError, Refused, StoreDown
 from .pgtypes import SESSION
@@ -39,7 +40,13 @@ class Pool:
     async def open(self) -> None:
         settings = {**_SETTINGS, "application_name": f"realtime {self._name}"}
         self._pool = await asyncpg.create_pool(
-            self._url, min_size=0, max_size=10, timeout=CONNECT, command_timeout=COMMAND, server_settings=settings
+            self._url,
+            min_size=0,
+            max_size=10,
+            timeout=CONNECT,
+            command_timeout=COMMAND,
+            target_session_attrs=SessionAttribute.primary,  # a standby takes no writes and gives no fences
+            server_settings=settings,
         )
 
     async def close(self) -> None:
@@ -75,6 +82,8 @@ def translated(name: str) -> Generator[None, None, None]:
         yield
     except asyncpg.PostgresError as error:
         raise named(error, name) from error
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise StoreDown(f"{name} is a standby at present") from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
         raise StoreDown(f"{name} does not answer: {type(error).__name__}") from error
 

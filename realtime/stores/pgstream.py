@@ -197,6 +197,7 @@ async def connected(url: str, store: str) -> AsyncGenerator[Stream, None]:
             client_encoding="UTF8",
             application_name=f"realtime {store} changes",
             connect_timeout=int(CONNECT),
+            target_session_attrs="primary",  # as the pool has it
         )
         stream = Stream(connection, store)
         try:

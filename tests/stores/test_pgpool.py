@@ -1,14 +1,19 @@
-"""The pool of the Postgres store: calls that are given up."""
+"""The pool of the Postgres store: calls that are given up, and a server that is none to write to."""
 
 from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import pytest
 
 from realtime.embedded import Embedded
+from realtime.embedded.directory import Directory
+from realtime.embedded.postgres import Postgres
+from realtime.errors import StoreDown
 from realtime.stores.postgres import PostgresStore
 from tests.cluster import drop, fresh
+from tests.process import data_directory
 
 pytestmark = pytest.mark.asyncio
 
@@ -30,3 +35,28 @@ async def test_a_read_that_is_given_up_at_any_moment_leaves_the_pool_whole_and_s
     finally:
         await store.close()
         await drop(servers, urls)
+
+
+async def test_a_standby_is_a_store_that_is_down_until_it_is_promoted() -> None:
+    with data_directory() as path:
+        directory = Directory(path)
+        directory.claim()
+        server = Postgres(directory)
+        store = PostgresStore(server.url)
+        try:
+            await server.start()
+            await server.process.stop()
+            (server.home / "data/standby.signal").touch()
+            await server.start()
+            await store.open()
+            for call in (store.collections(), store.snapshot("entries"), anext(store.changes(None))):
+                with pytest.raises(StoreDown):
+                    await call
+            admin = await asyncpg.connect(server.url)
+            await admin.execute("SELECT pg_promote()")
+            await admin.close()
+            assert (await store.snapshot("entries")).items == {}
+        finally:
+            await store.close()
+            await server.process.close()
+            directory.release()
