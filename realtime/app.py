@@ -43,6 +43,11 @@ DEMO_PERIOD = 2.0  # seconds between two simulated observations
 QUIET = 0.2  # seconds between saying "not ready" and closing the door
 
 
+def broker_of(config: Config, urls: Mapping[str, str], name: str) -> Broker:
+    history = config.history
+    return RedisBroker(urls["redis"], name, history=history.events, history_ttl=history.seconds)
+
+
 def stores_of(config: Config, urls: Mapping[str, str]) -> list[Store]:
     """`urls`: of postgres, redis and mongo."""
     weather = config.weather
@@ -127,9 +132,7 @@ class Service:
     @classmethod
     def of(cls, config: Config, urls: Mapping[str, str], sockets: Sequence[socket.socket] = ()) -> Service:
         name = name_of(config)
-        history = config.history
-        broker = RedisBroker(urls["redis"], name, history=history.events, history_ttl=history.seconds)
-        return cls(config, broker, stores_of(config, urls), name, sockets)
+        return cls(config, broker_of(config, urls, name), stores_of(config, urls), name, sockets)
 
     async def open(self) -> None:
         """Raises StartError where the port is taken. Stores and broker may come up later."""

@@ -79,6 +79,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         if not 0 <= self.drain <= 3600:
             raise ValueError(f"drain must be 0 to 3600 seconds (got {self.drain:g})")
 
+    @property
+    def urls(self) -> dict[str, str]:
+        """Of the stores whose addresses are given."""
+        given = {"postgres": self.database_url, "mongo": self.mongodb_uri, "redis": self.redis_url}
+        return {name: url for name, url in given.items() if url is not None}
+
 
 # Names that platforms and the tutorial use. The prefixed name wins.
 ALIASES = {

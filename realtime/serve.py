@@ -33,9 +33,8 @@ TITLES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis"}
 
 async def serve(config: Config) -> None:
     """Until a signal comes. Raises StartError."""
-    given = {"postgres": config.database_url, "mongo": config.mongodb_uri, "redis": config.redis_url}
-    urls = {name: url for name, url in given.items() if url is not None}
-    missing = [name for name in given if name not in urls]
+    urls = config.urls
+    missing = [name for name in TITLES if name not in urls]
     check(urls)
     async with AsyncExitStack() as stack:
         sockets = listen(config)
@@ -100,7 +99,7 @@ async def _servers(config: Config, names: list[str]) -> AsyncIterator[Embedded]:
 
 
 async def _until_stopped(service: Service, own: Embedded | None) -> None:
-    stop = _signalled()
+    stop = signalled()
     ends = [asyncio.create_task(stop.wait(), name="signal")]
     if own is not None:
         ends.append(asyncio.create_task(own.watch(), name="bundled servers"))
@@ -119,7 +118,8 @@ async def _until_stopped(service: Service, own: Embedded | None) -> None:
         await demo.close()
 
 
-def _signalled() -> asyncio.Event:
+def signalled() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT; a second one ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -134,9 +134,13 @@ def _signalled() -> asyncio.Event:
     return stop
 
 
+def address_of(service: Service) -> str:
+    host = service.config.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{service.port}"
+
+
 def _banner(service: Service, own: Embedded | None) -> None:
-    host = f"[{service.config.host}]" if ":" in service.config.host else service.config.host
-    lines = ["", f"  realtime is live at http://{host}:{service.port}/", ""]
+    lines = ["", f"  realtime is live at {address_of(service)}/", ""]
     for name, title in TITLES.items():
         reach = own.reach[name] if own and name in own.reach else f"yours, from {VARIABLES[name]}"
         lines.append(f"  {title:<11} {reach}")

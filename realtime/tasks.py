@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from random import uniform
 
 log = logging.getLogger("realtime.tasks")
@@ -36,6 +36,17 @@ class Tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def together(work: Mapping[str, Coroutine[None, None, None]]) -> None:
+    """Run them side by side, by name; when one fails, end the others first, and raise its error as it is."""
+    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def delays(first: float = 0.1, longest: float = 1.0) -> Iterator[float]:

@@ -23,6 +23,7 @@ FLOORS = [
     {"handlers"},
     {"embedded", "demo", "app"},
     {"serve"},
+    {"verify"},
     {"cli"},
     {"__main__"},
 ]

@@ -15,8 +15,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from realtime.app import Service
 from realtime.embedded import Embedded
+from realtime.verify.proxy import Mode, Proxy
 from tests.cluster import Nodes, address, cluster
-from tests.proxy import Mode, Proxy
 from tests.test_story import CASES, Case
 from tests.wait import until
 

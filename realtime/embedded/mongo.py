@@ -10,6 +10,7 @@ import importlib.metadata
 import re
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -43,14 +44,14 @@ class Mongo:
             self.name, self.home, directory.path / "mongo.log", stop=Signals.SIGTERM, death=Signals.SIGKILL
         )
 
-    async def start(self) -> None:
+    async def start(self, words: Sequence[str] = ()) -> None:
         await self.process.claim()
         write(self.home / "empty.toml", "")
         try:
             if not self._password_file.exists():
                 await self._initialise()
             self._password = self._password_file.read_text()
-            self.process.spawn([self._script, *OPTIONS, "--auth"])
+            self.process.spawn([self._script, *OPTIONS, "--auth", *words])
             await self.process.ready(self._answers)
         except PyMongoError as error:
             raise StartError(f"mongo does not take us for its user: {error}") from error

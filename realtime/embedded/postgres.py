@@ -13,6 +13,7 @@ import os
 import pwd
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
 
@@ -50,14 +51,14 @@ class Postgres:
             account=account,
         )
 
-    async def start(self) -> None:
+    async def start(self, words: Sequence[str] = ()) -> None:
         await self.process.claim()
         if not (self.home / "data").exists():
             await self._initialise()
         self._forget_pids()
         settings = {**SETTINGS, **self._access(), "unix_socket_directories": str(self._sockets)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        self.process.spawn([self._bin / "postgres", "-D", self.home / "data", *options])
+        self.process.spawn([self._bin / "postgres", "-D", self.home / "data", *options, *words])
         await self.process.ready(self._answers)
 
     @property

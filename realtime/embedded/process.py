@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
+import logging
 import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from signal import Signals
 from typing import NamedTuple
 
 from ..errors import StartError
+
+log = logging.getLogger("realtime.embedded")
 
 READY = 60  # seconds until a server must answer; a crash recovery may take most of it
 STOP = 10  # seconds until a server that was asked to stop is killed
@@ -53,15 +57,29 @@ class Account(NamedTuple):
 
 
 class Process:
-    """`home` is where it runs, `stop` asks it to end, `death` is what it gets when we die, `account` who it is."""
+    """`home` is where it runs, `stop` asks it to end, `death` is what it gets when we die, `account` who it is.
+
+    `environment` is what it is told besides what all are; `led`: it reads lines from us (`tell`) while we live.
+    """
 
     def __init__(
-        self, name: str, home: Path, log: Path, *, stop: Signals, death: Signals, account: Account | None = None
+        self,
+        name: str,
+        home: Path,
+        log: Path,
+        *,
+        stop: Signals,
+        death: Signals,
+        account: Account | None = None,
+        environment: Mapping[str, str] | None = None,
+        led: bool = False,
     ) -> None:
         self.name, self.home, self.log = name, home, log
         self._stop, self._death, self._account = stop, death, account
+        self._environment, self._led = dict(environment or {}), led
         self._popen: subprocess.Popen[bytes] | None = None
-        self._file = open(log, "ab+", buffering=0, opener=_private)  # noqa: SIM115  open as long as the server
+        self._wanted = False  # it is to run
+        self._file = _opened(log)
         self._begin = 0  # where in the log this run's part starts
 
     async def claim(self) -> None:
@@ -77,14 +95,15 @@ class Process:
 
     def spawn(self, argv: Sequence[str | Path]) -> None:
         """Start the server. The kernel ties it to the calling *thread*: call from one that lives as long as we do."""
-        self._begin = self.log.stat().st_size
+        self._begin, self._wanted = self.log.stat().st_size, True
         self._popen = subprocess.Popen(  # noqa: S603  our own arguments
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if self._led else subprocess.DEVNULL,
             stdout=self._file,
             stderr=self._file,
             cwd=self.home,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | self._environment,
+            bufsize=0,
             umask=0o077,
             start_new_session=True,  # a Ctrl-C at the terminal is for us: we stop the servers after their clients
             preexec_fn=_follow(_libc, os.getpid(), self._death) if _libc else None,
@@ -113,7 +132,7 @@ class Process:
 
     def check(self) -> None:
         """Raises StartError when the server has ended and nobody asked it to."""
-        status = self._popen.poll() if self._popen else None
+        status = self._popen.poll() if self._popen and self._wanted else None
         if status is not None:
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             raise StartError(f"{self.name} {how}{self._quote()}")
@@ -128,21 +147,60 @@ class Process:
         lines = self.output().splitlines()[-QUOTED:]
         return "\n".join([f"; the end of {self.log}:", *lines]) if lines else f"; {self.log} says nothing"
 
-    async def stop(self) -> None:
-        """Ask the server to end and wait for it; after `STOP` seconds it is killed."""
-        popen, self._popen = self._popen, None
-        if popen is None:
+    @property
+    def pid(self) -> int:
+        """Of the newest start; 0 before the first."""
+        return self._popen.pid if self._popen else 0
+
+    def send(self, signal: Signals) -> None:
+        self.check()
+        if self._popen:
+            self._popen.send_signal(signal)
+
+    def tell(self, line: str) -> None:
+        self.check()
+        if self._popen and self._popen.stdin:
+            self._popen.stdin.write(f"{line}\n".encode())
+
+    async def ended(self) -> None:
+        """Wait until it has ended by itself, which is no error then."""
+        self._wanted = False
+        while self._popen and self._popen.poll() is None:  # noqa: ASYNC110  a wait in a thread could not be cancelled
+            await asyncio.sleep(0.02)
+        self._hang_up()
+
+    async def stop(self, how: Signals | None = None) -> None:
+        """Ask the server to end (by `how`, else in its usual way) and wait; after `STOP` seconds it is killed."""
+        self._wanted = False
+        if self._popen is None:
             return
-        popen.send_signal(self._stop)
+        self._popen.send_signal(how or self._stop)
         try:
-            await asyncio.to_thread(popen.wait, STOP)
+            await asyncio.to_thread(self._popen.wait, STOP)
         except subprocess.TimeoutExpired:
-            popen.kill()
-            await asyncio.to_thread(popen.wait)
+            log.warning("%s did not end within %d s of %s", self.name, STOP, (how or self._stop).name)
+            self._popen.kill()
+            await asyncio.to_thread(self._popen.wait)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._popen and self._popen.stdin:
+            self._popen.stdin.close()
+
+    async def kill(self, how: Signals = Signals.SIGKILL) -> None:
+        """As `stop`, and wait for its children, too. Raises StartError when they do not end."""
+        await self.stop(how)
+        self._file.close()  # the lock on it is ours as well as theirs: look through another descriptor
+        self._file = _opened(self.log)
+        await self.claim()
 
     async def close(self) -> None:
         await self.stop()
         self._file.close()
+
+
+def _opened(path: Path) -> FileIO:
+    return open(path, "ab+", buffering=0, opener=_private)  # open as long as the server
 
 
 def _private(path: str, flags: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
 
@@ -35,10 +36,11 @@ class Valkey:
             self.name, self.home, directory.path / "redis.log", stop=Signals.SIGTERM, death=Signals.SIGTERM
         )
 
-    async def start(self) -> None:
+    async def start(self, words: Sequence[str] = ()) -> None:
         await self.process.claim()
         settings = {**SETTINGS, "unixsocket": str(self._socket)}
-        self.process.spawn([self._binary, *(word for name, value in settings.items() for word in (f"--{name}", value))])
+        options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        self.process.spawn([self._binary, *options, *words])
         await self.process.ready(self._answers)
 
     @property

@@ -18,7 +18,7 @@ from realtime.errors import BrokerDown, CursorLost
 from realtime.protocol import Change, Placed
 from realtime.redis_pubsub import client
 from realtime.session import MAX_PENDING
-from tests.proxy import Mode, Proxy
+from realtime.verify.proxy import Mode, Proxy
 from tests.valkey import Valkey, valkey
 from tests.wait import until
 

@@ -22,8 +22,7 @@ from realtime.protocol import ANYHOW, Change, Condition, etag
 from realtime.stores.base import Batch, Lost, Snapshot, Store
 from realtime.stores.mongo import MongoStore
 from realtime.stores.mongo_changes import Place, fence_of, floor_of, read
-
-from ..proxy import Mode, Proxy
+from realtime.verify.proxy import Mode, Proxy
 
 Database = Any
 

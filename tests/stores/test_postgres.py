@@ -16,8 +16,8 @@ from realtime.embedded import Embedded
 from realtime.errors import ConfigError, Conflict, Duplicate, NotFound, Refused, StoreDown, UnknownChannel
 from realtime.protocol import ANYHOW, Condition, etag
 from realtime.stores.postgres import PostgresStore
+from realtime.verify.proxy import Proxy
 
-from ..proxy import Proxy
 from .pg import Database, database, following, put, until
 
 DOCS = (Path(__file__).parents[2] / "docs/types-postgres.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from realtime.stores import redis as redis_store
 from realtime.stores import redis_foreign
 from realtime.stores.base import Lost, Store
 from realtime.stores.redis import CHANGES, RedisStore
-from tests.proxy import Mode, Proxy
+from realtime.verify.proxy import Mode, Proxy
 from tests.valkey import Valkey, valkey
 from tests.wait import until
 
