@@ -20,8 +20,8 @@ from realtime.stores import pgchanges, pgstream
 from realtime.stores.base import Batch, Lost
 from realtime.stores.pgversions import lsn
 from realtime.stores.postgres import PostgresStore
+from realtime.verify.proxy import Proxy
 
-from ..proxy import Proxy
 from .pg import Database, database, following, psql, put, replayed, told, until
 
 ENTRY = "INSERT INTO entries (slug, title) VALUES ('{0}', '{0}')"
