@@ -1,4 +1,4 @@
-"""The command line: `realtime serve` (the verb when none is given) and `realtime track TABLE`.
+"""The command line: `realtime serve` (the verb when none is given), `realtime track TABLE`, `realtime verify`.
 
 Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong
 configuration. The server's parts are imported by the verbs that need them, so that `--help` is quick.
@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from random import randrange
 from typing import Any
 
 import click
@@ -19,6 +20,20 @@ from .config import load
 from .errors import ConfigError, RealtimeError, StartError
 
 BAD_CONFIGURATION = 78  # sysexits.h, EX_CONFIG
+
+
+class Seeds(click.ParamType):
+    """`7`, or `1..5`."""
+
+    name = "seed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        first, _, last = str(value).partition("..")
+        try:
+            seeds = list(range(int(first), int(last or first) + 1))
+        except ValueError:
+            seeds = []
+        return seeds or self.fail(f"{value!r} is neither a number nor a range like 1..5", param, ctx)
 
 
 class DefaultVerb(click.Group):
@@ -71,6 +86,38 @@ def track(table: str, config: Path | None, data: str | None) -> None:
 
     asyncio.run(run(settings, table))
     click.echo(f"postgres/{table} is live", err=True)
+
+
+@cli.command()
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=1.0, help="Of each run.  [1]")
+@click.option("--seed", "seeds", type=Seeds(), help="Which schedule of faults: 7, or 1..5 for five runs.  [random]")
+@click.option("--nodes", type=click.IntRange(1, 9), default=3, help="Of the cluster.  [3]")
+@click.option("--clients", type=click.IntRange(1, 1000), default=24, help="That come, go and resume.  [24]")
+@click.option("--fault", "faults", multiple=True, metavar="NAME", help="Only this one; may be repeated.  [all]")
+@click.option("--list", "listed", is_flag=True, help="Say which faults there are.")
+@click.option("--at", multiple=True, metavar="URL", help="A node that runs already; may be repeated.  [our own]")
+@click.option("--json", "as_json", is_flag=True, help="The report as a line of JSON for each run.")
+@_config
+def verify(config: Path | None, seeds: list[int] | None, listed: bool, as_json: bool, **given: Any) -> None:
+    """Prove what is promised: no gap, no regression, the right value in the end, under faults.
+
+    Starts nodes and servers of its own in a temporary directory, writes to every store, lets clients come, go and
+    resume on every transport, strikes with faults on a schedule that the seed decides, and checks what each client
+    hears. Nothing of yours is touched.
+
+    With --at it does the same to a cluster that runs already, in collections of its own (verify_…), without the faults
+    that need a server or node to break. DATABASE_URL, REDIS_URL and MONGODB_URI say where to write past the service.
+    """
+    from .verify import command
+
+    if listed:
+        click.echo(command.listed())
+        return
+    settings = load({}, os.environ, config)
+    options = command.options(settings, **given)
+    seeds = seeds or [randrange(1, 10_000)]  # noqa: S311  a schedule, not a secret
+    broken = asyncio.run(command.verify_all(options, seeds, as_json=as_json))
+    sys.exit(1 if broken else 0)
 
 
 def main() -> None:

@@ -169,7 +169,12 @@ class Observer:
 
     def blame(self, invariant: str, text: str) -> None:
         self._note(f"!! {invariant} {text}")
-        self._report(Violation(invariant, text, self.name, self.channel, list(self._history)))
+        self._report(Violation(invariant, text, self.name, self.channel, self.history))
+
+    @property
+    def history(self) -> list[str]:
+        """What it heard last, with the seconds."""
+        return list(self._history)
 
     @property
     def _selector(self) -> Any:
@@ -204,9 +209,10 @@ class Observer:
             if (number := number_of(value)) is not None:
                 self._reached(key, number, f"a snapshot shows {key} as of {number}")
                 self._covered[key] = max(number, self._covered.get(key, 0))
-        for key in {*self._floors, *self._journal.keys(self.channel)} - self.replica.items.keys():
-            if self.key in (None, key):
-                self._gone(key, f"a snapshot shows no {key}")
+        for key in self._there - self.replica.items.keys():
+            self._gone(key, f"a snapshot shows no {key}")
+        for key in self._journal.keys(self.channel):
+            if key not in self.replica.items:
                 self._covered[key] = max(self._covered.get(key, 0), self._journal.last_delete(self.channel, key))
 
     def _event(self, event: Event) -> None:

@@ -234,6 +234,16 @@ def test_keys_that_no_writer_told_of_may_go() -> None:
     assert pair.broken == []
 
 
+def test_a_snapshot_without_a_key_may_be_from_before_its_first_write() -> None:
+    pair = Pair()
+    pair.wrote("a")
+    pair.deleted("a")
+    pair.subscribed("v1.e.7")
+    pair.observer.hear(put("a", 1, "v1.e.8"))
+    pair.observer.hear(delete("a", "v1.e.9", "v2"))
+    assert pair.broken == []
+
+
 def test_a_delete_in_doubt_may_be_made_later() -> None:
     pair = Pair()
     pair.wrote("a")

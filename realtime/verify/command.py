@@ -1,0 +1,85 @@
+"""`realtime verify`: a cluster of its own in a temporary directory, or one that runs already; one run for each seed."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from msgspec import Struct
+
+from ..config import Config
+from ..errors import ConfigError
+from .faults import FAULTS
+from .report import Report, summary
+from .run import Plan, run
+from .stage import NODE, given_stage, open_stage
+
+
+class Options(Struct, frozen=True):
+    """`at`: addresses of nodes that run already, with the `urls` of their stores as far as known; none: our own."""
+
+    seconds: float
+    nodes: int = 3
+    clients: int = 24
+    faults: tuple[str, ...] = ()
+    at: tuple[str, ...] = ()
+    urls: Mapping[str, str] = {}
+    program: Sequence[str] = NODE  # what a node of our own runs
+
+
+def options(
+    config: Config, *, minutes: float, nodes: int, clients: int, faults: tuple[str, ...], at: tuple[str, ...]
+) -> Options:
+    """As given on the command line. Raises ConfigError for a fault that there is not."""
+    for name in faults:
+        if name not in FAULTS:
+            meant = difflib.get_close_matches(name, FAULTS, n=1)
+            raise ConfigError(f"no fault {name!r}{f'; did you mean {meant[0]}?' if meant else ''} (--list has all)")
+    known = {"postgres": config.database_url, "mongo": config.mongodb_uri, "redis": config.redis_url}
+    urls = {name: url for name, url in known.items() if url is not None}
+    return Options(minutes * 60, nodes, clients, faults, tuple(each.rstrip("/") for each in at), urls)
+
+
+def listed() -> str:
+    return "\n".join(f"{fault.name:<24}{fault.text}" for fault in FAULTS.values())
+
+
+async def verify_all(options: Options, seeds: Sequence[int], *, as_json: bool) -> bool:
+    """Whether any promise was broken."""
+    broken = False
+    for seed in seeds:
+        report = await verify(options, seed)
+        click.echo(msgspec.json.encode(report).decode() if as_json else f"\n{summary(report)}")
+        broken = broken or bool(report.violations)
+    return broken
+
+
+async def verify(options: Options, seed: int) -> Report:
+    """One run. The logs of servers and nodes are kept where a promise was broken."""
+    plan = Plan(seed, options.seconds, options.clients, options.faults)
+    if options.at:
+        async with given_stage(options.at, options.urls) as stage:
+            return await run(stage, plan, _say)
+    data = Path(tempfile.mkdtemp(prefix="realtime-verify-"))
+    kept = False
+    try:
+        _say(f"seed {seed}: starting PostgreSQL, Redis, MongoDB and {options.nodes} nodes …")
+        async with open_stage(data, options.nodes, options.program) as stage:
+            report = await run(stage, plan, _say)
+        kept = bool(report.violations)
+    finally:
+        if kept:
+            _say(f"the logs of nodes and servers are in {data}")
+        else:
+            await asyncio.to_thread(shutil.rmtree, data, ignore_errors=True)
+    return report
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
