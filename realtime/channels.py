@@ -27,7 +27,8 @@ IDLE = 5.0  # seconds that a channel without listeners is still followed: polls 
 SWEEP = 1.0  # seconds between two looks for such channels
 PATIENCE = 3.0  # seconds that a subscribe waits for a repair
 BREATH = 1 << 16  # bytes of events passed on in one go
-CHECK = 20.0  # seconds between two comparisons of all positions with the history
+CHECK = 2.0  # seconds between two comparisons of all positions with the log's
+FLIGHT = 0.3  # seconds that a delivery may take, which is on its way while the positions are read
 
 Read = Callable[[str, Sequence[str] | None], Awaitable[Snapshot]]  # channel, keys (None: all)
 Heard = Callable[[Placed], None]
@@ -58,9 +59,9 @@ class Channel:
         position, cursor = self.position, event.cursor
         return position is not None and position.epoch == cursor.epoch and position.offset + 1 == cursor.offset
 
-    def has(self, event: Placed) -> bool:
-        position, cursor = self.position, event.cursor
-        return position is not None and position.epoch == cursor.epoch and position.offset >= cursor.offset
+    def has(self, place: Cursor) -> bool:
+        position = self.position
+        return position is not None and position.epoch == place.epoch and position.offset >= place.offset
 
 
 class Channels:
@@ -74,7 +75,7 @@ class Channels:
 
     def open(self) -> None:
         self._tasks.every(SWEEP, self._let_idle_go, "idle channels")
-        self._tasks.every(CHECK, self._check, "positions")
+        self._tasks.every(CHECK, self._compare, "positions")
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -93,7 +94,7 @@ class Channels:
         async with channel.lock:
             if channel.position is None:
                 await self._broker.subscribe(name)
-                channel.position = await self._broker.position(name)
+                [channel.position] = await self._broker.positions([name])
                 if channel.missing:  # it came while the position was on its way, which may be from before or after it
                     self._start_repair(channel)
         return channel
@@ -128,7 +129,7 @@ class Channels:
         for event in events:
             if channel.follows(event):
                 self._pass_on(channel, event)
-            elif not channel.has(event):
+            elif not channel.has(event.cursor):
                 self.repair(channel)
 
     def _pass_on(self, channel: Channel, event: Placed) -> None:
@@ -138,13 +139,24 @@ class Channels:
 
     # repairing ------------------------------------------------------------------------------------------------------
 
-    async def _check(self) -> None:
-        self.compare()
-
     def compare(self) -> None:
-        """Look into every channel's history: it shows also a lost event after which nothing came."""
-        for channel in list(self._channels.values()):
-            self.repair(channel)
+        """Look at once where every channel stands: deliveries are missing."""
+        self._tasks.start(self._compare(0.0), "positions after a break")
+
+    async def _compare(self, flight: float = FLIGHT) -> None:
+        """One look for all channels: it shows also a lost event after which nothing came."""
+        before = {name: each.position for name, each in self._channels.items() if each.position is not None}
+        try:
+            places = dict(zip(before, await self._broker.positions(list(before)), strict=True))
+        except BrokerDown:
+            return  # the next look is soon
+        differing = [name for name in before if before[name] != places[name]]
+        if differing:
+            await asyncio.sleep(flight)
+        for name in differing:
+            channel = self._channels.get(name)
+            if channel is not None and (channel.position == before[name] or not channel.has(places[name])):
+                self.repair(channel)
 
     def repair(self, channel: Channel) -> None:
         channel.missing = True
@@ -192,7 +204,7 @@ class Channels:
     async def _reset(self, channel: Channel, reason: str) -> None:
         """Give every session of the channel the state anew."""
         before = channel.position
-        position = await self._broker.position(channel.name)
+        [position] = await self._broker.positions([channel.name])
         if channel.position is not before:  # let go meanwhile, perhaps followed anew: look again
             channel.missing = True
             return

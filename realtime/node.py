@@ -232,9 +232,10 @@ class Node:
         if channel is not None and channel.position is not None:
             return channel.position
         try:
-            return await self._broker.position(name)
+            [position] = await self._broker.positions([name])
         except BrokerDown:
             return None  # what is in the stores can be read all the same
+        return position
 
     def _store_of(self, name: str) -> tuple[Store, str]:
         store, collection = split_channel(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Self
 
 import msgspec
 import pytest
@@ -54,7 +55,7 @@ class LateBroker(MemoryBroker):
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire)
         self.late = False
-        self.positions, self.unsubscribes = Gate(), Gate()
+        self.looks, self.unsubscribes = Gate(), Gate()
         self._kept: list[tuple[str, Sequence[Placed]]] = []
 
     async def open(self, deliver: Deliver, recovered: Recovered, broken: Broken) -> None:
@@ -72,10 +73,10 @@ class LateBroker(MemoryBroker):
         for channel, events in self._kept:
             self._at_once(channel, events)
 
-    async def position(self, channel: str) -> protocol.Cursor:
-        position = await super().position(channel)
-        await self.positions.passed()
-        return position
+    async def positions(self, channels: Sequence[str]) -> list[protocol.Cursor]:
+        positions = await super().positions(channels)
+        await self.looks.passed()
+        return positions
 
     async def unsubscribe(self, channel: str) -> None:
         await super().unsubscribe(channel)
@@ -188,7 +189,7 @@ class Cluster:
         self.feeds = [Feed(self.store, broker, Metrics()) for broker in self.brokers]
         self.count = 0
 
-    async def __aenter__(self) -> Cluster:
+    async def __aenter__(self) -> Self:
         await self.store.open()
         for node in self.nodes:
             await node.open()
@@ -322,6 +323,54 @@ async def test_a_lost_last_event_is_found_by_comparing_positions() -> None:
         client.read()
         assert client.replica.items == {}
         cluster.nodes[0]._channels.compare()
+        await cluster.check(client)
+
+
+async def test_a_lost_last_event_is_found_though_nothing_follows() -> None:
+    async with Cluster(loss=1.0) as cluster:
+        client = Client(None)
+        await client.join(cluster.nodes[0])
+        await cluster.write("a")
+        await until(lambda: cluster._logged(b"1"))
+        session = client.session
+        assert session is not None
+        await until(lambda: any(isinstance(waiting.message, Placed) for waiting in session._pending.values()), 5)
+        await cluster.check(client)
+
+
+async def test_what_is_on_its_way_is_not_missing() -> None:
+    broker = LateBroker(Wire())
+    async with Cluster(brokers=[broker]) as cluster:
+        node = cluster.nodes[0]
+        await Client(None).join(node)
+        broker.late = True
+        await cluster.write("a")
+        await until(lambda: cluster._logged(b"1"))
+        broker.looks.shut()
+        looking = asyncio.create_task(node._channels._compare(0.5))
+        await until(lambda: broker.looks.waiting == 1)
+        broker.looks.open()
+        await until(lambda: broker.looks.waiting == 0)
+        broker.hand_over()
+        await looking
+        assert node.metrics.repairs._value.get() == 0
+        channel = node._channels.get(CHANNEL)
+        assert channel is not None
+        assert (channel.repairing, channel.place.offset) == (None, 1)
+
+
+async def test_a_log_that_went_back_is_noticed() -> None:
+    async with Cluster() as cluster:
+        client, node = Client(None), cluster.nodes[0]
+        await client.join(node)
+        await cluster.write("a")
+        await cluster.settle()
+        log = cluster.wire.log(CHANNEL)
+        log.offset, log.version = 0, ""
+        log.events.clear()
+        await node._channels._compare()
+        await until(lambda: node.metrics.resets.labels("future")._value.get() == 1)
+        await cluster.write("a")
         await cluster.check(client)
 
 
@@ -472,17 +521,17 @@ async def test_a_channel_that_is_let_go_in_its_reset_is_followed_again() -> None
         await first.join(node)
         channel = node._channels.get(CHANNEL)
         assert channel is not None
-        broker.positions.shut()
+        broker.looks.shut()
         broker.unsubscribes.shut()
         await cluster.wire.leases["memory"].renew(["things"], "test")
-        await until(lambda: broker.positions.waiting == 1)  # the reset
+        await until(lambda: broker.looks.waiting == 1)  # the reset
         first.drop(read=True)
         leaving = asyncio.create_task(node._channels._let_go(channel))
         await until(lambda: broker.unsubscribes.waiting == 1)
         joining = asyncio.create_task(second.join(node))
         await until(lambda: node._hub.listening(CHANNEL))
-        broker.positions.open()
-        await until(lambda: broker.positions.waiting == 0 and channel.repairing is None)
+        broker.looks.open()
+        await until(lambda: broker.looks.waiting == 0 and channel.repairing is None)
         broker.unsubscribes.open()
         await asyncio.wait([leaving, joining])
         assert CHANNEL in broker.channels

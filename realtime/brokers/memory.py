@@ -125,10 +125,9 @@ class MemoryBroker:
     async def unsubscribe(self, channel: str) -> None:
         self.channels.discard(channel)
 
-    async def position(self, channel: str) -> Cursor:
+    async def positions(self, channels: Sequence[str]) -> list[Cursor]:
         self._check()
-        log = self.wire.log(channel)
-        return Cursor(log.epoch, log.offset)
+        return [Cursor(log.epoch, log.offset) for log in map(self.wire.log, channels)]
 
     async def history(self, channel: str, after: Cursor) -> list[Placed]:
         self._check()

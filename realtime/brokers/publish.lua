@@ -1,5 +1,5 @@
 -- Appends what is newer than the channel's last version, and tells the nodes: all or nothing, in one step.
--- KEYS: 3 the lease of the channel's store
+-- KEYS: 1 the channel's log  2 its meta  3 the lease of its store
 -- ARGV: 3 entries to keep  4 seconds to keep them  5 the publisher  then for each change: its version, its opening
 
 local holder = redis.call('GET', KEYS[3])
@@ -17,6 +17,7 @@ local function above(a, b) -- by bytes: Lua's own comparison follows the server'
   return #a > #b
 end
 
+local epoch, offset, version = stand(KEYS[1], KEYS[2], ARGV[1])
 local events = {}
 for i = 6, #ARGV, 2 do
   if above(ARGV[i], version) then

@@ -27,9 +27,10 @@ log = logging.getLogger("realtime.brokers.redis")
 
 PORTION = 500  # changes in one script
 PORTION_BYTES = 1 << 18  # and in one message, a fraction of what may wait for a session
+CHANNELS = 100  # whose positions are read in one script
 
-_CHANNEL, _PUBLISH, _HISTORY = (
-    files(__package__).joinpath(name).read_text() for name in ("channel.lua", "publish.lua", "history.lua")
+_CHANNEL, _PUBLISH, _HISTORY, _POSITIONS = (
+    files(__package__).joinpath(f"{name}.lua").read_text() for name in ("channel", "publish", "history", "positions")
 )
 
 
@@ -46,6 +47,7 @@ class RedisBroker:
         self._redis = client(self._url)
         self._publish = self._redis.register_script(_CHANNEL + _PUBLISH)
         self._read = self._redis.register_script(_CHANNEL + _HISTORY)
+        self._stand = self._redis.register_script(_CHANNEL + _POSITIONS)
         home = f"{NODE}{self._node}".encode()
         self._pubsub = PubSub(self._url, home, heard=self._heard, recovered=recovered, broken=broken)
         self._pubsub.open()
@@ -68,19 +70,27 @@ class RedisBroker:
     async def unsubscribe(self, channel: str) -> None:
         await self._pubsub.unsubscribe((LOG + channel).encode())
 
-    async def position(self, channel: str) -> Cursor:
-        position, _ = await self._after(channel, Cursor("", 0))
-        return position
+    async def positions(self, channels: Sequence[str]) -> list[Cursor]:
+        found: list[Cursor] = []
+        for start in range(0, len(channels), CHANNELS):
+            keys = [key for channel in channels[start : start + CHANNELS] for key in (LOG + channel, META + channel)]
+            async with answering(BrokerDown):
+                places = await self._stand(keys, [token_hex(6), self._meta_ttl])
+            found += (Cursor(epoch.decode(), offset) for epoch, offset in zip(places[::2], places[1::2], strict=True))
+        return found
 
     async def history(self, channel: str, after: Cursor) -> list[Placed]:
-        position, entries = await self._after(channel, after)
-        if after.epoch != position.epoch:
+        async with answering(BrokerDown):
+            epoch, offset, entries = await self._read(
+                [LOG + channel, META + channel], [token_hex(6), self._meta_ttl, after.epoch, after.offset]
+            )
+        if after.epoch != epoch.decode():
             raise CursorLost("epoch")
-        if after.offset > position.offset:
+        if after.offset > offset:
             raise CursorLost("future")
-        if len(entries) < position.offset - after.offset:
+        if len(entries) < offset - after.offset:
             raise CursorLost("trimmed")
-        return [Placed.decode(entry) for entry in entries]
+        return [Placed.decode(event) for _, (_, event) in entries]
 
     @asynccontextmanager
     async def lease(self, store: str) -> AsyncIterator[RedisLease]:
@@ -92,13 +102,6 @@ class RedisBroker:
         finally:
             with suppress(BrokerDown):  # then it ends by itself
                 await lease.release()
-
-    async def _after(self, channel: str, after: Cursor) -> tuple[Cursor, list[bytes]]:
-        async with answering(BrokerDown):
-            epoch, offset, entries = await self._read(
-                [LOG + channel, META + channel], [token_hex(6), self._meta_ttl, after.epoch, after.offset]
-            )
-        return Cursor(epoch.decode(), offset), [event for _, (_, event) in entries]
 
     def _heard(self, name: bytes, payload: bytes) -> None:
         channel = name.decode().removeprefix(LOG)

@@ -8,7 +8,7 @@ from secrets import token_hex
 from msgspec import Raw
 
 from realtime.brokers.base import Broker
-from realtime.protocol import Change, Placed
+from realtime.protocol import Change, Cursor, Placed
 
 
 class Node:
@@ -21,6 +21,10 @@ class Node:
 
     async def open(self) -> None:
         await self.broker.open(self._deliver, self._recovered, self._broken)
+
+    async def position(self, channel: str) -> Cursor:
+        [position] = await self.broker.positions([channel])
+        return position
 
     def events(self, channel: str) -> list[Placed]:
         return [event for name, events in self.heard if name == channel for event in events]

@@ -87,27 +87,27 @@ def channel(store: str) -> str:
 async def test_offsets_grow_by_one_and_history_says_what_was_delivered(join: Join, channel: str) -> None:
     a, b = await join(), await join()
     await b.broker.subscribe(channel)
-    start = await a.broker.position(channel)
+    start = await a.position(channel)
     for n in range(1, 30, 3):
         await a.broker.publish(channel, [change(n), change(n + 1), change(n + 2)])
     await until(lambda: len(b.events(channel)) == 30)
     assert offsets(b.events(channel)) == list(range(1, 31))
     assert [event.json for event in await b.broker.history(channel, start)] == [e.json for e in b.events(channel)]
-    assert await a.broker.position(channel) == b.events(channel)[-1].cursor
+    assert await a.position(channel) == b.events(channel)[-1].cursor
 
 
 async def test_channels_count_each_for_itself(join: Join, store: str) -> None:
     node = await join()
     await node.broker.publish(f"{store}/one", [change(1), change(2)])
     await node.broker.publish(f"{store}/two", [change(3)])
-    one, two = await node.broker.position(f"{store}/one"), await node.broker.position(f"{store}/two")
+    one, two = await node.position(f"{store}/one"), await node.position(f"{store}/two")
     assert (one.offset, two.offset) == (2, 1)
     assert one.epoch != two.epoch
 
 
 async def test_an_event_carries_its_change_and_its_place(join: Join, channel: str) -> None:
     node = await join()
-    start = await node.broker.position(channel)
+    start = await node.position(channel)
     await node.broker.publish(channel, [change(7, key='a "key" with ünïcode')])
     (placed,) = await node.broker.history(channel, start)
     event = placed.event
@@ -173,7 +173,7 @@ async def test_joining_while_leaving(join: Join, channel: str) -> None:
 async def test_history_after_a_place_is_what_came_after_it(join: Join, channel: str) -> None:
     node = await join()
     await node.broker.publish(channel, [change(n) for n in range(1, 11)])
-    head = await node.broker.position(channel)
+    head = await node.position(channel)
     for offset in (0, 4, 9, 10):
         missed = await node.broker.history(channel, Cursor(head.epoch, offset))
         assert offsets(missed) == list(range(offset + 1, 11))
@@ -188,14 +188,14 @@ async def test_a_place_in_another_epoch_is_lost(join: Join, channel: str) -> Non
 
 async def test_a_place_in_the_future_is_lost(join: Join, channel: str) -> None:
     node = await join()
-    head = await node.broker.position(channel)
+    head = await node.position(channel)
     with pytest.raises(CursorLost, match="future"):
         await node.broker.history(channel, Cursor(head.epoch, 1))
 
 
 async def test_a_place_before_what_is_kept_is_lost(join: Join, channel: str) -> None:
     node = await join()
-    start = await node.broker.position(channel)
+    start = await node.position(channel)
     await node.broker.publish(channel, [change(n) for n in range(1, 2001)])
     with pytest.raises(CursorLost, match="trimmed"):
         await node.broker.history(channel, start)
@@ -205,10 +205,23 @@ async def test_a_place_before_what_is_kept_is_lost(join: Join, channel: str) -> 
 
 async def test_the_position_opens_an_epoch_that_stays(join: Join, channel: str) -> None:
     a, b = await join(), await join()
-    position = await a.broker.position(channel)
+    position = await a.position(channel)
     assert position.offset == 0
-    assert await b.broker.position(channel) == position
+    assert await b.position(channel) == position
     assert await b.broker.history(channel, position) == []
+
+
+async def test_positions_of_many_are_each_its_own(join: Join, store: str) -> None:
+    a, b = await join(), await join()
+    channels = [f"{store}/c{n}" for n in range(250)]
+    for n in (3, 249):
+        await a.broker.publish(channels[n], [change(1), change(2)])
+    positions = await b.broker.positions(channels)
+    assert [n for n, position in enumerate(positions) if position.offset] == [3, 249]
+    assert len({position.epoch for position in positions}) == 250
+    assert await a.broker.positions(channels[::-1]) == positions[::-1]
+    assert await a.position(channels[249]) == positions[249]
+    assert await a.broker.positions([]) == []
 
 
 # 5. Publishing a version at or below the channel's last one is a no-op. ---------------------------------------------
@@ -216,7 +229,7 @@ async def test_the_position_opens_an_epoch_that_stays(join: Join, channel: str) 
 
 async def test_old_versions_change_nothing(join: Join, channel: str) -> None:
     a, b = await join(), await join()
-    start = await a.broker.position(channel)
+    start = await a.position(channel)
     await a.broker.publish(channel, [change(n) for n in (1, 2, 3)])
     await b.broker.publish(channel, [change(n) for n in (1, 2, 3)])
     await b.broker.publish(channel, [change(n) for n in (2, 3, 4, 4, 5)])
@@ -225,7 +238,7 @@ async def test_old_versions_change_nothing(join: Join, channel: str) -> None:
 
 async def test_versions_compare_byte_by_byte(join: Join, channel: str) -> None:
     node = await join()
-    start = await node.broker.position(channel)
+    start = await node.position(channel)
     versions = ["00000001", "0000000a", "0000000a.1", "0000000a_1", "0000000aa", "0000000b"]
     changes = [change(n) for n in range(len(versions))]
     for each, version in zip(changes, versions, strict=True):
@@ -310,7 +323,7 @@ async def test_the_bodys_own_error_gets_out_and_releases(join: Join, store: str)
 
 async def test_an_old_holder_can_neither_keep_nor_renew_nor_publish(join: Join, rob: Rob, store: str) -> None:
     a, b = await join(), await join()
-    head = await a.broker.position(f"{store}/c")
+    head = await a.position(f"{store}/c")
 
     async def hold() -> None:
         async with a.broker.lease(store) as lease:
@@ -324,9 +337,9 @@ async def test_an_old_holder_can_neither_keep_nor_renew_nor_publish(join: Join, 
     async with asyncio.timeout(8), b.broker.lease(store) as lease:
         assert lease.mark is None
         await a.broker.publish(f"{store}/c", [change(9)])
-        assert await b.broker.position(f"{store}/c") == head
+        assert await b.position(f"{store}/c") == head
         await b.broker.publish(f"{store}/c", [change(1)])
-        assert (await a.broker.position(f"{store}/c")).offset == 1
+        assert (await a.position(f"{store}/c")).offset == 1
 
 
 @pytest.mark.parametrize("collections", [["c"], None])
@@ -338,17 +351,17 @@ async def test_renew_opens_a_new_epoch_and_tells_the_nodes(
     await b.broker.subscribe(channel)
     for name in (channel, other):
         await a.broker.publish(name, [change(5)])
-    before, untouched = await a.broker.position(channel), await a.broker.position(other)
+    before, untouched = await a.position(channel), await a.position(other)
     async with a.broker.lease(store) as lease:
         await lease.renew(collections, "why")
         await until(lambda: (channel, ()) in [(name, tuple(events)) for name, events in b.heard])
-        after = await b.broker.position(channel)
+        after = await b.position(channel)
         assert (after.epoch != before.epoch, after.offset) == (True, 0)
         with pytest.raises(CursorLost, match="epoch"):
             await b.broker.history(channel, before)
         await a.broker.publish(channel, [change(2)])  # a store that begins again may count from one
     assert values(await b.broker.history(channel, after)) == [2]
-    assert await b.broker.position(other) == untouched
+    assert await b.position(other) == untouched
 
 
 # 7. A broker that does not answer within seconds raises `BrokerDown`. -----------------------------------------------
@@ -356,4 +369,4 @@ async def test_renew_opens_a_new_epoch_and_tells_the_nodes(
 
 async def test_a_closed_memory_broker_is_down() -> None:
     with pytest.raises(BrokerDown):
-        await MemoryBroker().position("s/c")
+        await MemoryBroker().positions(["s/c"])

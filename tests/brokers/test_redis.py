@@ -83,7 +83,7 @@ async def arrives(near: Node, far: Node, n: int) -> None:
 
 async def test_a_killed_pubsub_connection_is_rebuilt_and_said(near: Node, far: Node, admin: Redis) -> None:
     await far.broker.subscribe(CHANNEL)
-    start = await far.broker.position(CHANNEL)
+    start = await far.position(CHANNEL)
     await arrives(near, far, 1)
     assert (far.broken, far.recovered) == (0, 0)
     await admin.client_kill_filter(_type="pubsub")
@@ -118,7 +118,7 @@ async def test_a_reset_connection_is_rebuilt(near: Node, far: Node, proxy: Proxy
 
 async def test_cut_off_for_reading_too_slowly(near: Node, far: Node, admin: Redis) -> None:
     await far.broker.subscribe(CHANNEL)
-    start = await far.broker.position(CHANNEL)
+    start = await far.position(CHANNEL)
     name = "client-output-buffer-limit"
     usual = str((await admin.config_get(name))[name])
     await admin.config_set(name, "pubsub 10000 0 0")
@@ -144,14 +144,14 @@ async def test_fifty_breaks_leak_nothing_and_do_not_slow_down(near: Node, far: N
     for n in range(1, 51):
         proxy.reset()
         await whole_again(far, n)
-        await far.broker.position(CHANNEL)
+        await far.position(CHANNEL)
     assert time.monotonic() - began < 15
     await until(lambda: proxy.connections <= before)
 
 
 async def arrives_quickly(near: Node, far: Node) -> None:
     await far.broker.subscribe(CHANNEL)
-    await far.broker.position(CHANNEL)
+    await far.position(CHANNEL)
     await arrives(near, far, 1)
 
 
@@ -217,7 +217,7 @@ async def test_a_subscribe_in_a_short_break_waits_it_out(near: Node, far: Node, 
 async def test_opening_does_not_wait_for_the_server(running: Valkey, proxy: Proxy, near: Node) -> None:
     proxy.mode = "refuse"
     async for node in opened(f"redis://127.0.0.1:{proxy.port}/0"):
-        for call in (node.broker.position(CHANNEL), node.broker.publish(CHANNEL, [change(1)])):
+        for call in (node.position(CHANNEL), node.broker.publish(CHANNEL, [change(1)])):
             with pytest.raises(BrokerDown):
                 await call
         with pytest.raises(BrokerDown):
@@ -234,7 +234,7 @@ async def test_opening_does_not_wait_for_the_server(running: Valkey, proxy: Prox
 async def test_flushed_while_in_use(near: Node, far: Node, admin: Redis) -> None:
     await far.broker.subscribe(CHANNEL)
     await near.broker.publish(CHANNEL, [change(n) for n in range(1, 6)])
-    before = await near.broker.position(CHANNEL)
+    before = await near.position(CHANNEL)
     await admin.flushall()
     await near.broker.publish(CHANNEL, [change(n) for n in range(6, 12)])  # beyond the old offset
     with pytest.raises(CursorLost, match="epoch"):
@@ -250,15 +250,15 @@ async def test_another_run_of_the_server_is_another_epoch(data: str) -> None:
         async for node in opened(server.url):
             await node.broker.subscribe(CHANNEL)
             await node.broker.publish(CHANNEL, [change(n) for n in range(1, 6)])
-            before = await node.broker.position(CHANNEL)
+            before = await node.position(CHANNEL)
             server.kill()
             with pytest.raises(BrokerDown):
-                await node.broker.position(CHANNEL)
+                await node.position(CHANNEL)
             server.start()
             await until(lambda: node.recovered > 0)  # noqa: B023
             with pytest.raises(CursorLost, match="epoch"):
                 await node.broker.history(CHANNEL, before)
-            after = await node.broker.position(CHANNEL)
+            after = await node.position(CHANNEL)
             await node.broker.publish(CHANNEL, [change(5), change(6)])
             told = values(await node.broker.history(CHANNEL, after))
             assert told == ([6] if data == "kept" else [5, 6])  # the version outlives the epoch
@@ -268,7 +268,7 @@ async def test_an_expired_log_is_trimmed_not_empty(running: Valkey, admin: Redis
     node = Node(RedisBroker(running.url, "node", history_ttl=1))
     await node.open()
     try:
-        start = await node.broker.position(CHANNEL)
+        start = await node.position(CHANNEL)
         await node.broker.publish(CHANNEL, [change(1)])
         async with asyncio.timeout(5):
             while await admin.exists(LOG + CHANNEL):  # noqa: ASYNC110
@@ -276,7 +276,7 @@ async def test_an_expired_log_is_trimmed_not_empty(running: Valkey, admin: Redis
         with pytest.raises(CursorLost, match="trimmed"):
             await node.broker.history(CHANNEL, start)
         await node.broker.publish(CHANNEL, [change(2)])
-        assert (await node.broker.position(CHANNEL)).offset == 2
+        assert (await node.position(CHANNEL)).offset == 2
     finally:
         await node.broker.close()
 
