@@ -35,7 +35,12 @@ class Metrics:
         self.resumes = counter("resume", "Subscribes with a cursor.", "result")
         self.repairs = counter("repairs", "Holes filled from the history.")
         self.resets = counter("resets", "Channels whose sessions were given a new snapshot.", "reason")
-        self.slow = counter("slow_sessions", "Sessions closed because they did not take what waited for them.")
+        self.slow = counter("slow_sessions", "Sessions ended because more waited for them than may wait.")
+        self.conflated = counter(
+            "conflated_events", "Events that slow sessions were spared, as newer ones of their key came."
+        )
+        self.broker_up = gauge("broker_up", "1 while the broker's deliveries reach this node.")
+        self.breaks = counter("broker_breaks", "Times that the broker's deliveries to this node broke off.")
         self.store_up = gauge("store_up", "1 while the store answers.", "store")
         self.feed_holder = gauge("feed_holder", "1 while this node carries the store's changes.", "store")
         self.published = counter("published", "Changes handed to the broker by this node.", "store")

@@ -41,7 +41,8 @@ class Node:
         self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard, self.unsubscribe)
 
     async def open(self) -> None:
-        await self._broker.open(self._channels.deliver, self._recovered, self.sources.broken)
+        self.metrics.broker_up.set(1)
+        await self._broker.open(self._channels.deliver, self._recovered, self._broken)
         self._channels.open()
         await self.sources.open()
 
@@ -243,8 +244,14 @@ class Node:
             raise UnknownChannel(f"no store {store!r}", hint=f"the stores here: {', '.join(self.stores)}")
         return self.stores[store], collection
 
+    def _broken(self) -> None:
+        self.metrics.broker_up.set(0)
+        self.metrics.breaks.inc()
+        self.sources.broken()
+
     def _recovered(self) -> None:
         """Deliveries may be missing: compare every channel with its history."""
+        self.metrics.broker_up.set(1)
         self.sources.recovered()
         self._channels.compare()
 

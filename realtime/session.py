@@ -142,6 +142,7 @@ class Session:
     def __init__(self, wake: Callable[[], None], *, limit: int = MAX_PENDING) -> None:
         self.subscriptions: dict[int | str, Subscription] = {}
         self.overflown = False  # too slow even when conflated: the transport closes with TooSlow
+        self.conflated = 0  # events that newer ones took the place of
         self._wake, self._limit = wake, limit
         self._pending: dict[object, Waiting] = {}  # in order; conflated: droppable events by (channel, key)
         self._events = self._answers = 0  # bytes
@@ -206,6 +207,7 @@ class Session:
             name = waiting.message.event.channel, waiting.message.event.key
             if (older := self._pending.pop(name, None)) is not None:
                 self._count(older, -1)
+                self.conflated += 1
         self._pending[name] = waiting
         self._count(waiting, 1)
 

@@ -38,14 +38,20 @@ class Conversation:
         self.abort: Callable[[], None] | None = None  # lets go of the connection at once
         self.cut: Callable[[], None] | None = None  # ends a connection that takes too little, even while it blocks
         self._woken = asyncio.Event()
+        self._slow = False  # more waited than may wait, and that was counted
         self._door = door
 
     def wake(self) -> None:
         self._woken.set()
-        if self.session.overflown and self.cut is not None:
-            self._door.node.metrics.slow.inc()
-            cut, self.cut = self.cut, None
-            cut()
+        metrics, session = self._door.node.metrics, self.session
+        if session.conflated:
+            metrics.conflated.inc(session.conflated)
+            session.conflated = 0
+        if session.overflown and not self._slow:
+            self._slow = True
+            metrics.slow.inc()
+            if self.cut is not None:
+                self.cut()
 
     def leave(self) -> None:
         """The client has gone."""
