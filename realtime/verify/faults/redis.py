@@ -16,8 +16,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio import Redis
-
+from ... import redis_pubsub
 from ...brokers.keys import LOG
 from ...tasks import Tasks
 from .base import NODES, Fault, Strike
@@ -43,7 +42,7 @@ PAUSE = 0.02  # seconds between two
 @asynccontextmanager
 async def direct(stage: Stage) -> AsyncIterator[Any]:
     """A client of our own. (The annotations of its driver do not know that replies are bytes.)"""
-    async with Redis.from_url(stage.urls["redis"]) as redis:
+    async with redis_pubsub.client(stage.urls["redis"]) as redis:
         yield redis
 
 
