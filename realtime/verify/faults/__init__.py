@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import chain
 
-from . import network, nodes, redis
+from . import mongo, network, nodes, postgres, redis, tables
 from .base import Fault
 
 __all__ = ["FAULTS", "Fault"]
 
-FAULTS = {fault.name: fault for fault in chain(nodes.FAULTS, network.FAULTS, redis.FAULTS)}
+_ALL = chain(nodes.FAULTS, network.FAULTS, redis.FAULTS, postgres.FAULTS, tables.FAULTS, mongo.FAULTS)
+FAULTS = {fault.name: fault for fault in _ALL}
