@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from .brokers.base import Broker
-from .errors import BrokerDown, CursorLost, RealtimeError, Unavailable
+from .errors import BrokerDown, CursorLost
 from .hub import Hub
 from .metrics import Metrics
-from .protocol import Cursor, Failure, Placed
-from .session import Subscription
-from .stores.base import Snapshot
+from .protocol import Cursor, Placed
+from .resets import Drop, Read, Resets
 from .tasks import Tasks, delays
 
 log = logging.getLogger("realtime.channels")
@@ -30,9 +29,7 @@ BREATH = 1 << 16  # bytes of events passed on in one go
 CHECK = 2.0  # seconds between two comparisons of all positions with the log's
 FLIGHT = 0.3  # seconds that a delivery may take, which is on its way while the positions are read
 
-Read = Callable[[str, Sequence[str] | None], Awaitable[Snapshot]]  # channel, keys (None: all)
 Heard = Callable[[Placed], None]
-Drop = Callable[[Subscription], None]
 
 
 class Channel:
@@ -69,7 +66,7 @@ class Channels:
 
     def __init__(self, broker: Broker, hub: Hub, metrics: Metrics, read: Read, heard: Heard, drop: Drop) -> None:
         self._broker, self._hub, self._metrics = broker, hub, metrics
-        self._read, self._heard, self._drop = read, heard, drop
+        self._heard, self._resets = heard, Resets(read, drop)
         self._channels: dict[str, Channel] = {}
         self._tasks = Tasks()
 
@@ -79,6 +76,7 @@ class Channels:
 
     async def close(self) -> None:
         await self._tasks.close()
+        await self._resets.close()
 
     # following ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +162,7 @@ class Channels:
             self._start_repair(channel)
 
     async def repaired(self, channel: Channel) -> None:
-        """Looked at, or not within seconds: a reset may have to wait for its store."""
+        """Looked at, or not within seconds: the broker may be down."""
         self.repair(channel)
         if channel.repairing is not None:
             await asyncio.wait([channel.repairing], timeout=PATIENCE)
@@ -210,49 +208,6 @@ class Channels:
             return
         log.warning("reset of %s (%s)", channel.name, reason)
         self._metrics.resets.labels(reason).inc()
-        every: list[Subscription] = []
-        by_key: list[Subscription] = []
-        for subscription in self._hub.listeners(channel.name):
-            if subscription.line is None:
-                (every if subscription.key is None else by_key).append(subscription)
-                subscription.begin()
-            else:  # it reads on its own, and what it read is void
-                subscription.stale = True
         channel.position, channel.version = position, ""
-        for subscriptions in filter(None, (every, by_key)):
-            await self._show_again(channel, subscriptions, reason)
-
-    async def _show_again(self, channel: Channel, subscriptions: Sequence[Subscription], reason: str) -> None:
-        """One snapshot for all of them. They stay in line for as long as the store is down."""
-        keys = sorted({each.key for each in subscriptions if each.key is not None}) or None
-        pauses = delays()
-        while True:
-            for subscription in subscriptions:
-                subscription.begin()
-            position = channel.place
-            try:
-                snapshot = await self._read(channel.name, keys)
-            except Unavailable:
-                await asyncio.sleep(next(pauses))
-            except RealtimeError as error:  # the collection is gone, or has grown too large to show
-                return self._refuse(subscriptions, error)
-            except Exception:
-                log.exception("%s could not be read for a reset", channel.name)
-                return self._refuse(subscriptions, RealtimeError("the store could not be read"))
-            else:
-                if not any(subscription.stale for subscription in subscriptions):
-                    break
-        cursor = Cursor(position.epoch, position.offset, snapshot.fence)
-        for subscription in subscriptions:
-            if not subscription.held:
-                continue
-            key, items = subscription.key, snapshot.items
-            mine = items if key is None else {key: items[key]} if key in items else {}
-            subscription.reset(cursor, mine, reason)
-        return None
-
-    def _refuse(self, subscriptions: Sequence[Subscription], error: RealtimeError) -> None:
-        for subscription in subscriptions:
-            if subscription.held:
-                subscription.session.send(Failure(subscription.id, error.code, str(error), error.hint or ""))
-                self._drop(subscription)
+        listeners = list(self._hub.listeners(channel.name))
+        self._resets.show(channel.name, lambda: channel.place, listeners, reason)

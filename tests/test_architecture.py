@@ -18,6 +18,7 @@ FLOORS = [
     {"session", "replica", "tasks"},
     {"hub", "redis_pubsub"},
     {"brokers", "stores"},
+    {"resets"},
     {"channels", "sources", "feeds"},
     {"node"},
     {"handlers"},

@@ -17,6 +17,7 @@ from msgspec import Raw
 from realtime import protocol
 from realtime.brokers.base import Broken, Deliver, Recovered
 from realtime.brokers.memory import MemoryBroker, Wire
+from realtime.errors import StoreDown
 from realtime.feeds import Feed
 from realtime.metrics import Metrics
 from realtime.node import Node
@@ -67,6 +68,10 @@ class LateBroker(MemoryBroker):
             self._kept.append((channel, events))
         else:
             self._at_once(channel, events)
+
+    def lose(self) -> None:
+        self.late = False
+        self._kept.clear()
 
     def hand_over(self) -> None:
         self.late = False
@@ -230,7 +235,8 @@ class Cluster:
         channel = node._channels.get(CHANNEL)
         log = self.wire.log(CHANNEL)
         place = protocol.Cursor(log.epoch, log.offset)
-        return channel is None or (channel.position == place and channel.repairing is None)
+        shown = all(subscription.line is None for subscription in node._hub.listeners(CHANNEL))
+        return channel is None or (channel.position == place and channel.repairing is None and shown)
 
     async def check(self, *clients: Client) -> None:
         await self.settle()
@@ -512,6 +518,29 @@ async def test_a_reset_that_cannot_be_shown_is_told(monkeypatch: pytest.MonkeyPa
         await client.join(node)
         await cluster.write("a")
         await cluster.check(client)
+
+
+async def test_a_reset_that_waits_for_its_store_keeps_nobody_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def down(*_: object, **__: object) -> Snapshot:
+        raise StoreDown("away")
+
+    broker = LateBroker(Wire())
+    async with Cluster(brokers=[broker]) as cluster:
+        node, waiting, resumed = cluster.nodes[0], Client(None), Client(None)
+        await waiting.join(node)
+        with monkeypatch.context() as outage:
+            outage.setattr(cluster.store, "snapshot", down)
+            await cluster.wire.leases["memory"].renew(["things"], "test")
+            await until(lambda: node.metrics.resets.labels("epoch")._value.get() == 1)
+            resumed.replica.cursor = f"v1.{cluster.wire.log(CHANNEL).epoch}.0"
+            await resumed.join(node)
+            broker.late = True
+            await cluster.write("lost on its way")
+            await until(lambda: cluster._logged(b"1"))
+            broker.lose()
+            await cluster.write("shows the hole")
+            await until(lambda: resumed.session is not None and len(resumed.session._pending) == 3)
+        await cluster.check(waiting, resumed)
 
 
 async def test_a_channel_that_is_let_go_in_its_reset_is_followed_again() -> None:
