@@ -1,8 +1,9 @@
 """From the replication stream to batches of changes: what the Postgres feed carries.
 
-A mark is `<system>-<timeline>:<lsn>:<oid>.<oid>…`: whose log, up to where, and which tables were live then. Postgres is
-told to forget only what came before a mark that is kept. So a slot that stands beyond our mark is one of which we
-cannot know what it has skipped, and a table that is not in the mark is one whose past we have not seen: both are Lost.
+A mark is `<system>-<timeline>:<lsn>:<shape>.<shape>…`: whose log, up to where, and which tables were live then, with
+which columns. Postgres is told to forget only what came before a mark that is kept. So a slot that stands beyond our
+mark is one of which we cannot know what it has skipped; a table that is not in the mark is one whose past we have not
+seen; and one with other columns has another value in every row, of which the log has no word: all are Lost.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ FROM (SELECT) AS here LEFT JOIN pg_replication_slots ON slot_name = $1
 class Mark(Struct, frozen=True):
     source: str
     place: int
-    tables: frozenset[int]
+    shapes: frozenset[str]
 
     def __str__(self) -> str:
-        return f"{self.source}:{lsn_text(self.place)}:{'.'.join(f'{oid:x}' for oid in sorted(self.tables))}"
+        return f"{self.source}:{lsn_text(self.place)}:{'.'.join(sorted(self.shapes))}"
 
     @classmethod
     def parse(cls, text: str) -> Mark:
-        source, place, tables = text.split(":")
-        return cls(source, lsn(place), frozenset(int(oid, 16) for oid in tables.split(".") if oid))
+        source, place, shapes = text.split(":")
+        return cls(source, lsn(place), frozenset(filter(None, shapes.split("."))))
 
 
 async def changes(
@@ -148,7 +149,7 @@ class Changes:
             place = await self._stream.create_slot(self._slot)
         else:
             place = lsn(slot["kept"])
-        self._mark = mark if mark and not lost else Mark(source, place, frozenset(self._tables))
+        self._mark = mark if mark and not lost else Mark(source, place, frozenset(self._shapes()))
         await self._stream.start(self._slot, self._mark.place)
         self._rows = Rows(self._mark.place, await self._visible())
         return lost
@@ -156,22 +157,23 @@ class Changes:
     # tables ----------------------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Which tables there are by now. One with another key has other items: as if it had joined anew."""
+        """Which tables there are by now, and with which columns."""
         tables = await self._publication.update(self._connection)
         self._tracked = next((oid for oid, table in tables.items() if table.collection == TRACKED), 0)
         tables.pop(self._tracked, None)
-        known = self._tables
-        rekeyed = {oid for oid, table in tables.items() if oid in known and known[oid].keys != table.keys}
-        self._mark = replace(self._mark, tables=self._mark.tables - rekeyed)
         self._tables = tables
         self._look_at = time.monotonic() + LOOK
 
+    def _shapes(self) -> dict[str, str]:
+        """The tables' collections, by shape."""
+        return {table.shape: table.collection for table in self._tables.values()}
+
     def _joined(self) -> list[Batch | Lost]:
-        """What to say of tables that are live by now and were not at the mark."""
-        tables = frozenset(self._tables)
-        names = sorted(self._tables[oid].collection for oid in tables - self._mark.tables)
-        self._mark = replace(self._mark, tables=tables)
-        return [Lost("live from now on", "", tuple(names))] if names else []
+        """What to say of tables that are live by now and were not at the mark, or were not these."""
+        shapes = self._shapes()
+        names = sorted(collection for shape, collection in shapes.items() if shape not in self._mark.shapes)
+        self._mark = replace(self._mark, shapes=frozenset(shapes))
+        return [Lost("live with these columns from now on", "", tuple(names))] if names else []
 
     # changes ---------------------------------------------------------------------------------------------------------
 

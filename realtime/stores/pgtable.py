@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final, Protocol
+from zlib import crc32
 
 import msgspec
 from asyncpg import Record
@@ -75,6 +76,7 @@ class Table(msgspec.Struct, frozen=True, dict=True):
     schema: str
     name: str
     stamp: str
+    width: int  # how many columns it has ever had, so that one that came and went is noticed, too
     columns: tuple[Column, ...]
     key: tuple[int, ...]  # places in `columns`, in the key's order
     types: Types
@@ -92,6 +94,12 @@ class Table(msgspec.Struct, frozen=True, dict=True):
     @property
     def keys(self) -> list[Column]:
         return [self.columns[place] for place in self.key]
+
+    @cached_property
+    def shape(self) -> str:
+        """What keys and values are made of, the same wherever it is asked: its number, and a sum of its columns."""
+        made_of = self.width, [(column.name, column.oid) for column in self.columns], self.key
+        return f"{self.oid:x}-{crc32(msgspec.json.encode(made_of)):08x}"
 
     @cached_property
     def texts(self) -> str:
@@ -153,7 +161,7 @@ def normal(name: str) -> str:
 # the catalog ----------------------------------------------------------------------------------------------------------
 
 _COLUMNS = """
-SELECT c.oid, n.nspname AS schema, c.relname AS name, c.xmin::text AS stamp,
+SELECT c.oid, n.nspname AS schema, c.relname AS name, c.xmin::text AS stamp, c.relnatts AS width,
        c.relreplident IN ('d', 'f') OR c.relreplident = 'i' AND i.indisreplident AS identified,
        a.attname AS column, a.atttypid AS type, format_type(a.atttypid, -1) AS typename,
        a.attgenerated = '' AND a.attidentity <> 'a' AS settable,
@@ -208,6 +216,7 @@ def _table(rows: Sequence[Record], types: Mapping[int, Type]) -> Table:
         first["schema"],
         first["name"],
         first["stamp"],
+        first["width"],
         tuple(Column(row["column"], row["type"], row["typename"], row["settable"]) for row in shown),
         tuple(at for _, at in places),
         types,
