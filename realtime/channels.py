@@ -42,7 +42,7 @@ class Channel:
         self.lock = asyncio.Lock()  # beginning and ceasing to follow, one at a time
         self.position: Cursor | None = None  # None: not followed
         self.version = ""  # of the newest event passed on
-        self.missing = False  # something came that did not follow: a repair has to look (again)
+        self.missing = ""  # why a repair has to look (again)
         self.repairing: asyncio.Task[None] | None = None
         self.idle_since = time.monotonic()
 
@@ -109,7 +109,7 @@ class Channels:
         async with channel.lock:
             if self._hub.listening(channel.name):
                 return
-            channel.position, channel.version, channel.missing = None, "", False
+            channel.position, channel.version, channel.missing = None, "", ""
             await self._broker.unsubscribe(channel.name)
             if not self._hub.listening(channel.name):  # else its listener waits for the lock and begins anew
                 del self._channels[channel.name]
@@ -123,12 +123,12 @@ class Channels:
         if channel is None:
             return
         if not events:
-            self.repair(channel)
+            self.repair(channel, "its epoch ended")
         for event in events:
             if channel.follows(event):
                 self._pass_on(channel, event)
             elif not channel.has(event.cursor):
-                self.repair(channel)
+                self.repair(channel, "an event did not follow the last one")
 
     def _pass_on(self, channel: Channel, event: Placed) -> None:
         channel.position, channel.version = event.cursor, event.event.version
@@ -139,9 +139,9 @@ class Channels:
 
     def compare(self) -> None:
         """Look at once where every channel stands: deliveries are missing."""
-        self._tasks.start(self._compare(0.0), "positions after a break")
+        self._tasks.start(self._compare("deliveries had broken off", 0.0), "positions after a break")
 
-    async def _compare(self, flight: float = FLIGHT) -> None:
+    async def _compare(self, why: str = "the log was elsewhere", flight: float = FLIGHT) -> None:
         """One look for all channels: it shows also a lost event after which nothing came."""
         before = {name: each.position for name, each in self._channels.items() if each.position is not None}
         try:
@@ -154,16 +154,16 @@ class Channels:
         for name in differing:
             channel = self._channels.get(name)
             if channel is not None and (channel.position == before[name] or not channel.has(places[name])):
-                self.repair(channel)
+                self.repair(channel, why)
 
-    def repair(self, channel: Channel) -> None:
-        channel.missing = True
+    def repair(self, channel: Channel, why: str) -> None:
+        channel.missing = channel.missing or why
         if channel.position is not None:
             self._start_repair(channel)
 
     async def repaired(self, channel: Channel) -> None:
         """Looked at, or not within seconds: the broker may be down."""
-        self.repair(channel)
+        self.repair(channel, "a client knew a newer epoch")
         if channel.repairing is not None:
             await asyncio.wait([channel.repairing], timeout=PATIENCE)
 
@@ -175,38 +175,44 @@ class Channels:
         pauses = delays()
         try:
             while channel.missing and channel.position is not None:
-                channel.missing = False
+                why, channel.missing = channel.missing, ""
                 try:
-                    await self._catch_up(channel, channel.position)
+                    await self._catch_up(channel, channel.position, why)
                 except BrokerDown:
-                    channel.missing = True
+                    channel.missing = why
                     await asyncio.sleep(next(pauses))
         finally:
             channel.repairing = None
 
-    async def _catch_up(self, channel: Channel, position: Cursor) -> None:
+    async def _catch_up(self, channel: Channel, position: Cursor, why: str) -> None:
         try:
             missed = await self._broker.history(channel.name, position)
         except CursorLost as lost:
-            await self._reset(channel, lost.reason)
+            await self._reset(channel, lost.reason, why)
         else:
-            passed = 0
-            for event in filter(channel.follows, missed):  # it may have been delivered after all, meanwhile
-                self._metrics.repairs.inc()
-                self._pass_on(channel, event)
-                passed += len(event.json)
-                if passed > BREATH:
-                    passed = 0
-                    await asyncio.sleep(0)  # for the transports: sessions must not fill up while we hold the loop
+            await self._fill(channel, missed, why)
 
-    async def _reset(self, channel: Channel, reason: str) -> None:
+    async def _fill(self, channel: Channel, missed: Sequence[Placed], why: str) -> None:
+        events = passed = 0
+        for event in filter(channel.follows, missed):  # it may have been delivered after all, meanwhile
+            events += 1
+            self._pass_on(channel, event)
+            passed += len(event.json)
+            if passed > BREATH:
+                passed = 0
+                await asyncio.sleep(0)  # for the transports: sessions must not fill up while we hold the loop
+        if events:
+            self._metrics.repairs.inc()
+            log.info("repaired %s, as %s: %d events from the history", channel.name, why, events)
+
+    async def _reset(self, channel: Channel, reason: str, why: str) -> None:
         """Give every session of the channel the state anew."""
         before = channel.position
         [position] = await self._broker.positions([channel.name])
         if channel.position is not before:  # let go meanwhile, perhaps followed anew: look again
-            channel.missing = True
+            channel.missing = why
             return
-        log.warning("reset of %s (%s)", channel.name, reason)
+        log.warning("reset of %s (%s), as %s", channel.name, reason, why)
         self._metrics.resets.labels(reason).inc()
         channel.position, channel.version = position, ""
         listeners = list(self._hub.listeners(channel.name))

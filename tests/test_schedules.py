@@ -6,6 +6,7 @@ Everything is in memory, so that a seed is a schedule. What random ones rarely h
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 from typing import Self
@@ -353,7 +354,7 @@ async def test_what_is_on_its_way_is_not_missing() -> None:
         await cluster.write("a")
         await until(lambda: cluster._logged(b"1"))
         broker.looks.shut()
-        looking = asyncio.create_task(node._channels._compare(0.5))
+        looking = asyncio.create_task(node._channels._compare(flight=0.5))
         await until(lambda: broker.looks.waiting == 1)
         broker.looks.open()
         await until(lambda: broker.looks.waiting == 0)
@@ -363,6 +364,36 @@ async def test_what_is_on_its_way_is_not_missing() -> None:
         channel = node._channels.get(CHANNEL)
         assert channel is not None
         assert (channel.repairing, channel.place.offset) == (None, 1)
+
+
+async def test_a_hole_is_counted_and_told_once_however_deep(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "realtime.channels")
+    broker = LateBroker(Wire())
+    async with Cluster(brokers=[broker]) as cluster:
+        client, node = Client(None), cluster.nodes[0]
+        await client.join(node)
+        broker.late = True
+        for _ in range(900):
+            await cluster.write("a")
+        await until(lambda: cluster._logged(b"900"))
+        broker.lose()
+        await cluster.write("a")
+        await cluster.check(client)
+        assert node.metrics.repairs._value.get() == 1
+    why = "an event did not follow the last one"
+    assert caplog.messages == [f"repaired {CHANNEL}, as {why}: 901 events from the history"]
+
+
+async def test_a_reset_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with Cluster() as cluster:
+        clients, node = [Client(None), Client(None), Client("a")], cluster.nodes[0]
+        for client in clients:
+            await client.join(node)
+        await cluster.wire.leases["memory"].renew(["things"], "test")
+        await cluster.check(*clients)
+        assert node.metrics.resets.labels("epoch")._value.get() == 1
+    told = [record.getMessage() for record in caplog.records if record.name == "realtime.channels"]
+    assert told == [f"reset of {CHANNEL} (epoch), as its epoch ended"]
 
 
 async def test_a_log_that_went_back_is_noticed() -> None:
