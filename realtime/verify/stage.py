@@ -28,6 +28,8 @@ from ..tasks import together
 from . import links
 from .process import NodeProcess
 
+__all__ = ["NODE", "NodeProcess", "Settings", "Stage", "given_stage", "open_stage"]
+
 log = logging.getLogger("realtime.verify.stage")
 
 NODE = (sys.executable, "-m", "realtime.verify.node")
