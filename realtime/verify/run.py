@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..errors import StartError
 from .checker import Journal, Observer, Violation
 from .clients import Fleet
 from .faults import FAULTS, Fault
@@ -57,7 +58,7 @@ class Run:
         self._journal = Journal(self._elapsed)
         self._report = Report(plan.seed, nodes=len(stage.nodes), clients=plan.clients)
         self._outside = outside(stage)
-        self._writers = Writers(stage, self._journal, self._outside, self._dice)
+        self._writers = Writers(stage, self._journal, self._outside, self._dice, self._report.violations.append)
         self._fleet = Fleet(stage, self._journal, plan.clients, self._dice, self._report.violations.append)
         self._watch = Watch(stage)
 
@@ -87,7 +88,7 @@ class Run:
     def _schedule(self) -> Iterator[tuple[Fault, bool]]:
         """Every fault in both ways, in an order of this seed, again and again."""
         given = self._stage.owned | {f"url:{name}" for name in self._stage.urls}
-        wanted = [FAULTS[name] for name in self._plan.faults] or list(FAULTS.values())
+        wanted = [FAULTS[name] for name in self._plan.faults] or [each for each in FAULTS.values() if not each.long]
         for fault in wanted:
             if lacking := fault.needs - given:
                 self._report.skipped[fault.name] = f"as it needs {' and '.join(sorted(lacking))}"
@@ -107,11 +108,7 @@ class Run:
         self._writers.start()
         await asyncio.sleep(self._dice.uniform(*WARM))
         async with self._watch.takeovers() as takeovers:
-            async with fault.strike(self._stage, self._dice):
-                if not writing:
-                    self._fleet.hold(HELD)
-                    await self._writers.stop()
-                await asyncio.sleep(fault.hold)
+            await self._strike(fault, writing)
             if writing:
                 await asyncio.sleep(AFTER)
                 await self._writers.stop()
@@ -123,6 +120,16 @@ class Run:
         done.violations = len(self._report.violations) - before
         self._report.rounds.append(done)
         self._say(f"{self._elapsed():6.0f} s  … {_outcome(done)}")
+
+    async def _strike(self, fault: Fault, writing: bool) -> None:
+        try:
+            async with fault.strike(self._stage, self._dice):
+                if not writing:
+                    self._fleet.hold(HELD)
+                    await self._writers.stop()
+                await asyncio.sleep(fault.hold)
+        except (TimeoutError, StartError) as error:
+            self._report.violations.append(Violation("fault", f"{fault.name} could not be lifted: {error}"))
 
     async def _healed(self) -> float | None:
         """Seconds until every client has what its store has."""

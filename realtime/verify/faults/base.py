@@ -30,3 +30,4 @@ class Fault(Struct, frozen=True):
     needs: frozenset[str]
     hold: float = 1.0
     loses: frozenset[str] = frozenset()
+    long: bool = False  # it takes minutes: only where it is asked for by name
