@@ -17,7 +17,8 @@ from ..protocol import Mode
 from ..tasks import Tasks
 from .checker import Journal, Observer, Report
 from .connection import Ended
-from .transports import TRANSPORTS, Conversation
+from .conversation import Conversation
+from .transports import TRANSPORTS, converse
 
 log = logging.getLogger("realtime.verify.clients")
 
@@ -27,7 +28,6 @@ KEYS = 24  # those that are observed one by one are k0, k1, …
 WHOLE = 5 / 6  # of the selections are of whole channels
 LATEST = 1 / 5  # of the observers need not be told everything
 SEVERAL = (1, 1, 1, 1, 2, 3)  # selections of one client
-SMALL = 8192  # bytes of a slow reader's socket buffer
 
 Selection = tuple[str, str | None]  # channel, key
 
@@ -44,22 +44,25 @@ class Reachable(Protocol):
 class Client:
     """One program at the other end; `observers`: one for each of its selections, none of which overlap."""
 
-    def __init__(self, stage: Reachable, observers: Sequence[Observer], dice: Random) -> None:
+    def __init__(
+        self, stage: Reachable, observers: Sequence[Observer], dice: Random, stay: tuple[float, float] = STAY
+    ) -> None:
         self.observers = observers
         self.conversations: Counter[str] = Counter()  # by transport, those in which it was told something
         self.messages: Counter[str] = Counter()  # by transport
-        self._stage, self._dice = stage, dice
+        self._stage, self._dice, self._stay = stage, dice, stay
         self._held = False
         self._leaving: asyncio.Timeout | None = None  # of the conversation under way
         self._place = ("", "")  # transport and address of the one before
 
     def hold(self) -> None:
+        """From now on it stays where it is, until its connection breaks."""
         self._held = True
-        self._stay(None)
+        self._leave_after(None)
 
     def flap(self) -> None:
         self._held = False
-        self._stay(self._dice.uniform(*STAY))
+        self._leave_after(self._dice.uniform(*self._stay))
 
     async def run(self) -> None:
         """For ever."""
@@ -73,8 +76,8 @@ class Client:
         self._place = self._other(list(TRANSPORTS), self._place[0]), self._other(addresses, self._place[1])
         conversation = self._conversation(*self._place)
         try:
-            async with asyncio.timeout(None if self._held else self._dice.uniform(*STAY)) as self._leaving:
-                await conversation.go_on()
+            async with asyncio.timeout(None if self._held else self._dice.uniform(*self._stay)) as self._leaving:
+                await converse(conversation)
         except (Ended, TimeoutError):
             pass
         except Exception as error:
@@ -92,7 +95,7 @@ class Client:
         """Another one than before, if there is one."""
         return self._dice.choice([each for each in choices if each != before] or choices)
 
-    def _stay(self, seconds: float | None) -> None:
+    def _leave_after(self, seconds: float | None) -> None:
         if self._leaving is not None and not self._leaving.expired():
             self._leaving.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
@@ -181,4 +184,4 @@ class SlowReader(Client):
         self._reading.set()
 
     def _conversation(self, transport: str, address: str) -> Conversation:
-        return Conversation("ws-json", address, self.observers, reading=self._reading, buffer=SMALL)
+        return Conversation("ws-json", address, self.observers, reading=self._reading)

@@ -1,7 +1,7 @@
 """One conversation of a client with a node, over each of the transports; all four are one story in docs/protocol.md.
 
-A conversation goes on until it is cancelled, which is how a client leaves, or until it has Ended in some way; it is
-never told apart how, as a client has to come back in the same way after all of them.
+A conversation goes on until it is cancelled, which is how a client leaves, or until it has Ended in some way; which way
+makes no difference to a client, who comes back with its cursors.
 """
 
 from __future__ import annotations
@@ -10,108 +10,21 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
-from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import Raw, Struct
 
-from ..protocol import (
-    Codec,
-    Event,
-    Failure,
-    Ping,
-    ServerMessage,
-    Source,
-    Subscribe,
-    Subscribed,
-    decode_message,
-    tag_of,
-    to_msgpack,
-)
+from ..protocol import Codec, Event, Ping, Source, Subscribe, decode_message, tag_of, to_msgpack
 from .checker import Observer, Polled
-from .connection import Answer, Defect, Ended, WebSocket, connected
+from .connection import Defect, Ended, WebSocket, connected
+from .conversation import Conversation, Error, accept, name_of, refusal, wants
 from .eventstream import EventStream, Sent
 
-SECOND, DEAD = (
-    1.0,
-    3,
-)  # a WebSocket that is silent for so long is asked for a sign of life; so often in a row, it is dead
+SECOND = 1.0  # of silence on a WebSocket, after which a sign of life is asked for
+DEAD = 3  # such seconds in a row
 HEAD = 10.0  # seconds that a node may take to answer a subscribe over HTTP
 SILENCE = 20.0  # seconds after which a stream, which says something every 15 s, is dead
 WAIT = 2  # seconds that a poll waits
-
-# What a node may say in a fault; all else that it refuses with is a mistake of its own, or of ours.
-PASSING = {"store_down", "broker_down", "unavailable", "draining", "too_slow", "refused", "unknown_channel"}
-
-
-class Conversation:
-    """Of one client, with one node; `observers` take what it hears, one of them each selection."""
-
-    def __init__(
-        self,
-        transport: str,
-        address: str,
-        observers: Sequence[Observer],
-        *,
-        politely: bool = True,
-        reading: asyncio.Event | None = None,
-        buffer: int = 0,
-    ) -> None:
-        """`politely`: how it leaves. `reading`: it takes nothing (WebSocket only) before this is set. `buffer`: bytes
-        that may wait on its side to be read (0: as usual)."""
-        self.transport, self.address, self.observers = transport, address, observers
-        self.politely, self.reading, self.buffer = politely, reading, buffer
-        self.messages = 0
-        self._answers = 0
-
-    async def go_on(self) -> NoReturn:
-        """Until it is cancelled. Raises Ended, or Defect."""
-        try:
-            await TRANSPORTS[self.transport](self)
-            raise Ended("said good-bye")
-        finally:
-            for observer in self.observers:
-                observer.broken()
-
-    @property
-    def cursor(self) -> str:
-        return "~".join(observer.cursor or "" for observer in self.observers)
-
-    @property
-    def answered(self) -> bool:
-        return self._answers >= len(self.observers)
-
-    def ask(self) -> str:
-        """All are asked for at once, from this joined cursor; where one has none, all begin anew."""
-        if any(observer.cursor is None for observer in self.observers):
-            for observer in self.observers:
-                observer.replica.cursor = None
-        for observer in self.observers:
-            self.asked(observer)
-        return self.cursor.strip("~")
-
-    def asked(self, observer: Observer) -> None:
-        observer.asked(f"{self.transport} {self.address}")
-
-    def hear(self, message: ServerMessage) -> None:
-        if isinstance(message, Failure):
-            raise _refusal(message.code, message.message)
-        self.messages += 1
-        self._answers += isinstance(message, Subscribed) and not message.more
-        for observer in self.observers:
-            observer.hear(message)
-
-    def target(self, **query: str) -> str:
-        """Where over HTTP all that is observed is found."""
-        names = [_name(observer) for observer in self.observers]
-        if len(names) > 1:
-            return f"/v1/live?{urlencode({'subscribe': names, **query}, doseq=True)}"
-        store, collection, *key = names[0].split("/", 2)
-        return "/".join(["/v1", store, collection, *(quote(each, safe="") for each in key)]) + f"?{urlencode(query)}"
-
-
-def _name(observer: Observer) -> str:
-    return observer.channel if observer.key is None else f"{observer.channel}/{observer.key}"
 
 
 # WebSocket ----------------------------------------------------------------------------------------------------------
@@ -119,7 +32,7 @@ def _name(observer: Observer) -> str:
 
 async def websocket(talk: Conversation, codec: Codec) -> None:
     """Each selection is a subscription of its own, with its own mode."""
-    async with connected(talk.address, politely=talk.politely, buffer=talk.buffer) as connection:
+    async with connected(talk.address, politely=talk.politely, narrow=talk.reading is not None) as connection:
         socket = await connection.upgrade("/v1/ws", f"realtime.v1.{codec}")
         try:
             for number, each in enumerate(talk.observers):
@@ -165,7 +78,7 @@ async def server_sent_events(talk: Conversation) -> None:
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": place} if place else {})
     async with connected(talk.address, politely=talk.politely) as connection:
         answer = await connection.get(talk.target(), headers, HEAD)
-        await _check(answer)
+        await accept(answer)
         stream = EventStream(place)
         while chunk := await answer.read(SILENCE):
             for sent in stream.feed(chunk):
@@ -178,8 +91,8 @@ def _take(talk: Conversation, sent: Sent, before: str) -> None:
     if sent.name == "bye":
         raise Ended("said good-bye")
     if sent.name == "error":
-        error = msgspec.json.decode(sent.data, type=_Error)
-        raise _refusal(error.code, error.message)
+        error = msgspec.json.decode(sent.data, type=Error)
+        raise refusal(error.code, error.message)
     message = decode_message(sent.data, "json")
     if sent.name != (message.op if isinstance(message, Event) else tag_of(message)):
         raise Defect(f"an event that is called {sent.name!r}: {sent.data[:80]}")
@@ -194,7 +107,7 @@ async def lines(talk: Conversation) -> None:
     query = {"stream": "ndjson"} | ({"cursor": place} if place else {})
     async with connected(talk.address, politely=talk.politely) as connection:
         answer = await connection.get(talk.target(**query), {}, HEAD)
-        await _check(answer)
+        await accept(answer)
         rest = b""
         while chunk := await answer.read(SILENCE):
             *complete, rest = (rest + chunk).split(b"\n")
@@ -219,7 +132,7 @@ async def polls(talk: Conversation) -> NoReturn:
         query = {"wait": str(WAIT)} | ({"cursor": place} if place else {})
         async with connected(talk.address, politely=talk.politely) as connection:
             answer = await connection.get(talk.target(**query), {}, WAIT + HEAD)
-            await _check(answer)
+            await accept(answer)
             body = await answer.whole(HEAD)
         talk.messages += 1
         _share(talk.observers, msgspec.json.decode(body, type=_Poll))
@@ -230,40 +143,10 @@ def _share(observers: Sequence[Observer], poll: _Poll) -> None:
     for observer, cursor in zip(observers, poll.cursor.split("~"), strict=True):
         items = poll.items
         if items is not None and len(observers) > 1:
-            mine = items.get(_name(observer))
+            mine = items.get(name_of(observer))
             items = None if mine is None else msgspec.json.decode(mine, type=dict[str, Raw])
-        events = [each for each in poll.events if each.channel == observer.channel and observer.key in (None, each.key)]
+        events = [each for each in poll.events if wants(observer, each)]
         observer.polled(Polled(cursor, items, events, poll.reason))
-
-
-# refusals -----------------------------------------------------------------------------------------------------------
-
-
-class _Error(Struct):
-    code: str
-    message: str
-
-
-class _Refusal(Struct):
-    error: _Error
-
-
-async def _check(answer: Answer) -> None:
-    """Raises what another status than 200 means."""
-    if answer.status == 200:
-        return
-    body = await answer.whole(HEAD)
-    try:
-        error = msgspec.json.decode(body, type=_Refusal).error
-    except msgspec.DecodeError:  # of somebody between the node and us
-        error = _Error(
-            "unavailable" if answer.status >= 500 else f"status {answer.status}", body[:80].decode("latin-1")
-        )
-    raise _refusal(error.code, error.message)
-
-
-def _refusal(code: str, message: str) -> Exception:
-    return (Ended if code in PASSING else Defect)(f"{code}: {message}")
 
 
 TRANSPORTS: Mapping[str, Callable[[Conversation], Awaitable[None]]] = {
@@ -273,3 +156,13 @@ TRANSPORTS: Mapping[str, Callable[[Conversation], Awaitable[None]]] = {
     "ndjson": lines,
     "poll": polls,
 }
+
+
+async def converse(talk: Conversation) -> NoReturn:
+    """Until it is cancelled. Raises Ended, or Defect."""
+    try:
+        await TRANSPORTS[talk.transport](talk)
+        raise Ended("said good-bye")
+    finally:
+        for observer in talk.observers:
+            observer.broken()

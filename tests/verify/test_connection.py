@@ -11,6 +11,7 @@ import websockets
 from websockets.asyncio.server import ServerConnection, serve
 
 from realtime.verify.connection import Defect, Ended, Frames, connected, frame
+from tests.verify.answers import HEAD, answering
 
 pytestmark = pytest.mark.asyncio
 
@@ -20,30 +21,6 @@ async def speaking(serve_one: Callable[[ServerConnection], Awaitable[None]], pro
     """A WebSocket server; its address."""
     async with serve(serve_one, "127.0.0.1", 0, subprotocols=[websockets.Subprotocol(protocol)]) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-@asynccontextmanager
-async def answering(*pieces: bytes, open_end: bool = False) -> AsyncIterator[str]:
-    """A server that answers any request with these bytes, and then closes the connection, or leaves it open."""
-    held = asyncio.Event()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        for piece in pieces:
-            writer.write(piece)
-            await writer.drain()
-            await asyncio.sleep(0)
-        if open_end:
-            await held.wait()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        held.set()
-
-
-HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize(
