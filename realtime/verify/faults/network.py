@@ -22,11 +22,11 @@ DELAY = 0.2  # seconds
 
 
 @contextmanager
-def cut(links: Collection[Proxy], mode: Mode, *, reset: bool = False) -> Iterator[None]:
-    """Links that behave like this for a while; those that refuse only do so to new connections, unless `reset`."""
+def cut(links: Collection[Proxy], mode: Mode, *, reset: bool = False, delay: float = DELAY) -> Iterator[None]:
+    """Links that behave like this for a while. `refuse` is for new connections; `reset` ends those there are."""
     try:
         for link in links:
-            link.mode = mode
+            link.mode, link.delay = mode, delay
             if reset:
                 link.reset()
         yield

@@ -108,9 +108,9 @@ def frozen(choose: Choose) -> Strike:
 
 @asynccontextmanager
 async def two_holders(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    """Cut off from Redis alone, a holder goes on reading its store and believes until its lease is over."""
-    node = await holder(stage, dice, dice.choice(FEEDS))
-    with cut([node.links["redis"]], "blackhole"):
+    """What a holder sends to Redis arrives when its lease is over and another's."""
+    node = await holder(stage, dice, dice.choice(WRITTEN))
+    with cut([node.links["redis"]], "slow", delay=LONGER_THAN_A_LEASE - 1):
         yield
 
 
@@ -185,7 +185,7 @@ FAULTS = (
     ),
     Fault(
         "two-holders",
-        "the holder of a feed is cut off from Redis, and believes in its lease",
+        "what the holder of a feed tells Redis arrives 6 s late, when another is the holder",
         two_holders,
         NODES,
         hold=LONGER_THAN_A_LEASE,
