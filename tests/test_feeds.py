@@ -106,3 +106,14 @@ async def test_a_defect_is_told_once_however_often_it_shows(caplog: pytest.LogCa
         await until(lambda: store.tries == 3)
     told = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.exc_info is not None for record in told] == [True]
+
+
+@pytest.mark.expects_logs
+async def test_a_feed_whose_lease_is_gone_unheard_of_takes_it_again() -> None:
+    store = MemoryStore()
+    async with fed(store) as (_, wire):
+        await until(lambda: "memory" in wire.leases)
+        wire.leases.clear()
+        await store.put("notes", "a", Raw(b"1"), ANYHOW)
+        await until(lambda: wire.log("memory/notes").offset == 1)
+        assert "memory" in wire.leases

@@ -5,8 +5,8 @@
 3. A break may lose deliveries but never reorders or alters them; when whole again the broker calls `recovered`.
 4. `history(channel, after)` is exact or raises `CursorLost`.
 5. Publishing a version at or below the channel's last one is a no-op, so a feed may restart from anywhere earlier.
-6. A lease has at most one holder; a holder that loses it is cancelled; a late publish of an old holder changes nothing
-   (rule 5).
+6. A lease has at most one holder; a holder that loses it is cancelled. Only the holder's node can publish: whatever an
+   old one says late is refused (`LeaseLost`) and changes nothing.
 7. A broker that does not answer within seconds raises `BrokerDown`. Nothing of its driver's errors gets out.
 """
 
@@ -41,7 +41,9 @@ class Broker(Protocol):
 
     async def close(self) -> None: ...
 
-    async def publish(self, channel: str, changes: Sequence[Change]) -> None: ...
+    async def publish(self, channel: str, changes: Sequence[Change]) -> None:
+        """Append what is new, in order, and deliver it; for the holder of the lease of the channel's store."""
+        ...
 
     async def subscribe(self, channel: str) -> None: ...
 
@@ -61,4 +63,4 @@ class Broker(Protocol):
 
 
 class LeaseLost(Exception):
-    """Another node took the lease, or the broker could not be asked whether we still have it."""
+    """The lease is another's or nobody's, or the broker could not be asked whether we still have it."""

@@ -112,9 +112,9 @@ class MemoryBroker:
 
     async def publish(self, channel: str, changes: Sequence[Change]) -> None:
         self._check()
-        holder = self.wire.leases.get(channel.partition("/")[0])
-        if holder is not None and holder not in self._leases:
-            return  # a late word of an old holder
+        store = channel.partition("/")[0]
+        if self.wire.leases.get(store) not in self._leases:
+            raise LeaseLost(f"the lease of {store} is not held here")
         if events := self.wire.log(channel).append(channel, changes):
             self.wire.carry(channel, events)
 

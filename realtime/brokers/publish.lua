@@ -2,9 +2,11 @@
 -- KEYS: 1 the channel's log  2 its meta  3 the lease of its store
 -- ARGV: 3 entries to keep  4 seconds to keep them  5 the publisher  then for each change: its version, its opening
 
+-- Nobody else's word counts, also where there is no holder: one that was frozen until after its lease, while the
+-- version that would have kept it out was forgotten, would else keep out what comes after it.
 local holder = redis.call('GET', KEYS[3])
-if holder and string.match(holder, '^[^/]*') ~= ARGV[5] then
-  return 0 -- a late word of an old holder
+if not holder or string.match(holder, '^[^/]*') ~= ARGV[5] then
+  return -1
 end
 
 local function above(a, b) -- by bytes: Lua's own comparison follows the server's locale

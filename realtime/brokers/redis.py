@@ -18,7 +18,7 @@ import msgspec
 from ..errors import BadCursor, BrokerDown, CursorLost
 from ..protocol import Change, Cursor, Placed, opening, split_channel
 from ..redis_pubsub import PubSub, answering, client, failing_as
-from .base import Broken, Deliver, Recovered
+from .base import Broken, Deliver, LeaseLost, Recovered
 from .hold import holding
 from .keys import LEASE, LOG, META, NODE
 from .redis_lease import RedisLease
@@ -57,11 +57,14 @@ class RedisBroker:
         await self._redis.aclose()
 
     async def publish(self, channel: str, changes: Sequence[Change]) -> None:
-        keys = [LOG + channel, META + channel, LEASE + split_channel(channel)[0]]
+        store, _ = split_channel(channel)
+        keys = [LOG + channel, META + channel, LEASE + store]
         settings: list[str | bytes | int] = [token_hex(6), self._meta_ttl, self._history, self._history_ttl, self._node]
         for portion in _portions(channel, changes):
             async with answering(BrokerDown):
-                await self._publish(keys, [*settings, *portion])
+                told = await self._publish(keys, [*settings, *portion])
+            if told < 0:
+                raise LeaseLost(f"the lease of {store} is not held here")
 
     async def subscribe(self, channel: str) -> None:
         with failing_as(BrokerDown):

@@ -69,7 +69,7 @@ class RedisLease:
             try:
                 async with asyncio.timeout_at(self._until):
                     if not await self._held(EXTEND, [], [int(LIFETIME * 1000)]):
-                        return f"the lease of {self._store} is another's"
+                        return f"the lease of {self._store} is not held here"
                 self._until = asked + LIFETIME
             except (BrokerDown, TimeoutError):
                 continue
@@ -108,4 +108,4 @@ class RedisLease:
 
     def _check(self, held: bool) -> None:
         if not held:
-            raise LeaseLost(f"the lease of {self._store} is another's")
+            raise LeaseLost(f"the lease of {self._store} is not held here")

@@ -26,6 +26,11 @@ class Node:
         [position] = await self.broker.positions([channel])
         return position
 
+    async def publish(self, channel: str, changes: Sequence[Change]) -> None:
+        """As the holder of the lease, for as long as it takes."""
+        async with self.broker.lease(channel.partition("/")[0]):
+            await self.broker.publish(channel, changes)
+
     def events(self, channel: str) -> list[Placed]:
         return [event for name, events in self.heard if name == channel for event in events]
 

@@ -89,7 +89,7 @@ async def test_offsets_grow_by_one_and_history_says_what_was_delivered(join: Joi
     await b.broker.subscribe(channel)
     start = await a.position(channel)
     for n in range(1, 30, 3):
-        await a.broker.publish(channel, [change(n), change(n + 1), change(n + 2)])
+        await a.publish(channel, [change(n), change(n + 1), change(n + 2)])
     await until(lambda: len(b.events(channel)) == 30)
     assert offsets(b.events(channel)) == list(range(1, 31))
     assert [event.json for event in await b.broker.history(channel, start)] == [e.json for e in b.events(channel)]
@@ -98,8 +98,8 @@ async def test_offsets_grow_by_one_and_history_says_what_was_delivered(join: Joi
 
 async def test_channels_count_each_for_itself(join: Join, store: str) -> None:
     node = await join()
-    await node.broker.publish(f"{store}/one", [change(1), change(2)])
-    await node.broker.publish(f"{store}/two", [change(3)])
+    await node.publish(f"{store}/one", [change(1), change(2)])
+    await node.publish(f"{store}/two", [change(3)])
     one, two = await node.position(f"{store}/one"), await node.position(f"{store}/two")
     assert (one.offset, two.offset) == (2, 1)
     assert one.epoch != two.epoch
@@ -108,7 +108,7 @@ async def test_channels_count_each_for_itself(join: Join, store: str) -> None:
 async def test_an_event_carries_its_change_and_its_place(join: Join, channel: str) -> None:
     node = await join()
     start = await node.position(channel)
-    await node.broker.publish(channel, [change(7, key='a "key" with ünïcode')])
+    await node.publish(channel, [change(7, key='a "key" with ünïcode')])
     (placed,) = await node.broker.history(channel, start)
     event = placed.event
     assert (event.channel, event.key, event.op, event.version) == (channel, 'a "key" with ünïcode', "put", "00000007")
@@ -119,7 +119,7 @@ async def test_an_event_carries_its_change_and_its_place(join: Join, channel: st
 async def test_a_large_batch_arrives_whole_and_in_order(join: Join, channel: str) -> None:
     a, b = await join(), await join()
     await b.broker.subscribe(channel)
-    await a.broker.publish(channel, [change(n) for n in range(1, 1235)])
+    await a.publish(channel, [change(n) for n in range(1, 1235)])
     await until(lambda: len(b.events(channel)) == 1234)
     assert values(b.events(channel)) == offsets(b.events(channel)) == list(range(1, 1235))
 
@@ -131,7 +131,7 @@ async def test_what_is_published_right_after_subscribe_arrives(join: Join, store
     a, b = await join(), await join()
     for n in range(20):
         await b.broker.subscribe(f"{store}/c{n}")
-        await a.broker.publish(f"{store}/c{n}", [change(1)])
+        await a.publish(f"{store}/c{n}", [change(1)])
     await until(lambda: all(b.events(f"{store}/c{n}") for n in range(20)))
     assert not a.heard
 
@@ -139,7 +139,7 @@ async def test_what_is_published_right_after_subscribe_arrives(join: Join, store
 async def test_two_who_subscribe_at_once_both_hear(join: Join, channel: str) -> None:
     a, b = await join(), await join()
     await asyncio.gather(*(node.broker.subscribe(channel) for node in (a, a, b)))
-    await a.broker.publish(channel, [change(1)])
+    await a.publish(channel, [change(1)])
     await until(lambda: [] not in (a.events(channel), b.events(channel)))
     assert offsets(a.events(channel)) == [1]
 
@@ -148,10 +148,10 @@ async def test_leaving_the_last_channel_and_joining_again(join: Join, channel: s
     a, b = await join(), await join()
     for n in range(1, 4):
         await b.broker.subscribe(channel)
-        await a.broker.publish(channel, [change(2 * n)])
+        await a.publish(channel, [change(2 * n)])
         await arrived(b, channel, n)
         await b.broker.unsubscribe(channel)
-        await a.broker.publish(channel, [change(2 * n + 1)])
+        await a.publish(channel, [change(2 * n + 1)])
     assert values(b.events(channel)) == [2, 4, 6]
 
 
@@ -159,7 +159,7 @@ async def test_joining_while_leaving(join: Join, channel: str) -> None:
     a, b = await join(), await join()
     await b.broker.subscribe(channel)
     await asyncio.gather(b.broker.unsubscribe(channel), b.broker.subscribe(channel))
-    await a.broker.publish(channel, [change(1)])
+    await a.publish(channel, [change(1)])
     await until(lambda: b.events(channel) != [])
 
 
@@ -172,7 +172,7 @@ async def test_joining_while_leaving(join: Join, channel: str) -> None:
 
 async def test_history_after_a_place_is_what_came_after_it(join: Join, channel: str) -> None:
     node = await join()
-    await node.broker.publish(channel, [change(n) for n in range(1, 11)])
+    await node.publish(channel, [change(n) for n in range(1, 11)])
     head = await node.position(channel)
     for offset in (0, 4, 9, 10):
         missed = await node.broker.history(channel, Cursor(head.epoch, offset))
@@ -181,7 +181,7 @@ async def test_history_after_a_place_is_what_came_after_it(join: Join, channel: 
 
 async def test_a_place_in_another_epoch_is_lost(join: Join, channel: str) -> None:
     node = await join()
-    await node.broker.publish(channel, [change(1)])
+    await node.publish(channel, [change(1)])
     with pytest.raises(CursorLost, match="epoch"):
         await node.broker.history(channel, Cursor("another", 0))
 
@@ -196,7 +196,7 @@ async def test_a_place_in_the_future_is_lost(join: Join, channel: str) -> None:
 async def test_a_place_before_what_is_kept_is_lost(join: Join, channel: str) -> None:
     node = await join()
     start = await node.position(channel)
-    await node.broker.publish(channel, [change(n) for n in range(1, 2001)])
+    await node.publish(channel, [change(n) for n in range(1, 2001)])
     with pytest.raises(CursorLost, match="trimmed"):
         await node.broker.history(channel, start)
     kept = await node.broker.history(channel, Cursor(start.epoch, 2000 - HISTORY))
@@ -215,7 +215,7 @@ async def test_positions_of_many_are_each_its_own(join: Join, store: str) -> Non
     a, b = await join(), await join()
     channels = [f"{store}/c{n}" for n in range(250)]
     for n in (3, 249):
-        await a.broker.publish(channels[n], [change(1), change(2)])
+        await a.publish(channels[n], [change(1), change(2)])
     positions = await b.broker.positions(channels)
     assert [n for n, position in enumerate(positions) if position.offset] == [3, 249]
     assert len({position.epoch for position in positions}) == 250
@@ -230,9 +230,9 @@ async def test_positions_of_many_are_each_its_own(join: Join, store: str) -> Non
 async def test_old_versions_change_nothing(join: Join, channel: str) -> None:
     a, b = await join(), await join()
     start = await a.position(channel)
-    await a.broker.publish(channel, [change(n) for n in (1, 2, 3)])
-    await b.broker.publish(channel, [change(n) for n in (1, 2, 3)])
-    await b.broker.publish(channel, [change(n) for n in (2, 3, 4, 4, 5)])
+    await a.publish(channel, [change(n) for n in (1, 2, 3)])
+    await b.publish(channel, [change(n) for n in (1, 2, 3)])
+    await b.publish(channel, [change(n) for n in (2, 3, 4, 4, 5)])
     assert values(await a.broker.history(channel, start)) == [1, 2, 3, 4, 5]
 
 
@@ -242,7 +242,7 @@ async def test_versions_compare_byte_by_byte(join: Join, channel: str) -> None:
     versions = ["00000001", "0000000a", "0000000a.1", "0000000a_1", "0000000aa", "0000000b"]
     changes = [change(n) for n in range(len(versions))]
     for each, version in zip(changes, versions, strict=True):
-        await node.broker.publish(channel, [type(each)("c", each.key, each.op, each.value, version, each.time)])
+        await node.publish(channel, [type(each)("c", each.key, each.op, each.value, version, each.time)])
     assert versions == sorted(versions)
     assert [placed.event.version for placed in await node.broker.history(channel, start)] == versions
 
@@ -336,10 +336,24 @@ async def test_an_old_holder_can_neither_keep_nor_renew_nor_publish(join: Join, 
         await hold()
     async with asyncio.timeout(8), b.broker.lease(store) as lease:
         assert lease.mark is None
-        await a.broker.publish(f"{store}/c", [change(9)])
+        with pytest.raises(LeaseLost):
+            await a.broker.publish(f"{store}/c", [change(9)])
         assert await b.position(f"{store}/c") == head
         await b.broker.publish(f"{store}/c", [change(1)])
         assert (await a.position(f"{store}/c")).offset == 1
+
+
+async def test_an_old_holder_is_refused_also_where_there_is_no_new_one(join: Join, channel: str) -> None:
+    """Else, in a channel that has a new epoch since, a version of the old one could keep out all that come."""
+    a, b = await join(), await join()
+    await a.publish(channel, [change(9)])
+    async with b.broker.lease(channel.partition("/")[0]) as lease:
+        await lease.renew(None, "the store begins again")
+    with pytest.raises(LeaseLost):
+        await a.broker.publish(channel, [change(10)])
+    start = await b.position(channel)
+    await b.publish(channel, [change(1)])
+    assert values(await a.broker.history(channel, start)) == [1]
 
 
 @pytest.mark.parametrize("collections", [["c"], None])
@@ -350,7 +364,7 @@ async def test_renew_opens_a_new_epoch_and_tells_the_nodes(
     channel, other = f"{store}/c", f"{new_store()}/c"
     await b.broker.subscribe(channel)
     for name in (channel, other):
-        await a.broker.publish(name, [change(5)])
+        await a.publish(name, [change(5)])
     before, untouched = await a.position(channel), await a.position(other)
     async with a.broker.lease(store) as lease:
         await lease.renew(collections, "why")

@@ -74,7 +74,7 @@ async def whole_again(node: Node, times: int) -> None:
 
 
 async def arrives(near: Node, far: Node, n: int) -> None:
-    await near.broker.publish(CHANNEL, [change(n)])
+    await near.publish(CHANNEL, [change(n)])
     await until(lambda: n in values(far.events(CHANNEL)))
 
 
@@ -87,7 +87,7 @@ async def test_a_killed_pubsub_connection_is_rebuilt_and_said(near: Node, far: N
     await arrives(near, far, 1)
     assert (far.broken, far.recovered) == (0, 0)
     await admin.client_kill_filter(_type="pubsub")
-    await near.broker.publish(CHANNEL, [change(2)])
+    await near.publish(CHANNEL, [change(2)])
     await until(lambda: (far.broken, far.recovered) == (1, 1))
     await arrives(near, far, 3)
     assert values(await far.broker.history(CHANNEL, start)) == [1, 2, 3]
@@ -123,7 +123,7 @@ async def test_cut_off_for_reading_too_slowly(near: Node, far: Node, admin: Redi
     usual = str((await admin.config_get(name))[name])
     await admin.config_set(name, "pubsub 10000 0 0")
     large = Change("c", "k", "put", Raw(b'"%s"' % (b"x" * 100_000)), "00000001", 0.0)
-    await near.broker.publish(CHANNEL, [large])
+    await near.publish(CHANNEL, [large])
     await until(lambda: far.recovered > 0)
     await admin.config_set(name, usual)
     assert [event.event.version for event in await far.broker.history(CHANNEL, start)] == ["00000001"]
@@ -174,7 +174,7 @@ async def test_a_defect_in_who_hears_leaves_no_deaf_node(running: Valkey, near: 
     await clumsy.open()
     try:
         await clumsy.broker.subscribe(CHANNEL)
-        await near.broker.publish(CHANNEL, [change(1)])
+        await near.publish(CHANNEL, [change(1)])
         await until(lambda: clumsy.recovered > 0)
         await arrives(near, clumsy, 2)
     finally:
@@ -195,7 +195,7 @@ async def test_a_subscribe_that_fails_never_was(near: Node, far: Node, proxy: Pr
     assert time.monotonic() - began < 4
     proxy.mode = "ok"
     await until(lambda: far.recovered > 0)
-    await near.broker.publish(CHANNEL, [change(1)])
+    await near.publish(CHANNEL, [change(1)])
     await far.broker.subscribe("s/third")
     assert not far.heard
     await far.broker.subscribe(CHANNEL)
@@ -233,10 +233,10 @@ async def test_opening_does_not_wait_for_the_server(running: Valkey, proxy: Prox
 
 async def test_flushed_while_in_use(near: Node, far: Node, admin: Redis) -> None:
     await far.broker.subscribe(CHANNEL)
-    await near.broker.publish(CHANNEL, [change(n) for n in range(1, 6)])
+    await near.publish(CHANNEL, [change(n) for n in range(1, 6)])
     before = await near.position(CHANNEL)
     await admin.flushall()
-    await near.broker.publish(CHANNEL, [change(n) for n in range(6, 12)])  # beyond the old offset
+    await near.publish(CHANNEL, [change(n) for n in range(6, 12)])  # beyond the old offset
     with pytest.raises(CursorLost, match="epoch"):
         await far.broker.history(CHANNEL, before)
     await until(lambda: len(far.events(CHANNEL)) == 11)
@@ -249,7 +249,7 @@ async def test_another_run_of_the_server_is_another_epoch(data: str) -> None:
     with valkey("--appendonly", "yes" if data == "kept" else "no") as server:
         async for node in opened(server.url):
             await node.broker.subscribe(CHANNEL)
-            await node.broker.publish(CHANNEL, [change(n) for n in range(1, 6)])
+            await node.publish(CHANNEL, [change(n) for n in range(1, 6)])
             before = await node.position(CHANNEL)
             server.kill()
             with pytest.raises(BrokerDown):
@@ -259,7 +259,7 @@ async def test_another_run_of_the_server_is_another_epoch(data: str) -> None:
             with pytest.raises(CursorLost, match="epoch"):
                 await node.broker.history(CHANNEL, before)
             after = await node.position(CHANNEL)
-            await node.broker.publish(CHANNEL, [change(5), change(6)])
+            await node.publish(CHANNEL, [change(5), change(6)])
             told = values(await node.broker.history(CHANNEL, after))
             assert told == ([6] if data == "kept" else [5, 6])  # the version outlives the epoch
 
@@ -269,13 +269,13 @@ async def test_an_expired_log_is_trimmed_not_empty(running: Valkey, admin: Redis
     await node.open()
     try:
         start = await node.position(CHANNEL)
-        await node.broker.publish(CHANNEL, [change(1)])
+        await node.publish(CHANNEL, [change(1)])
         async with asyncio.timeout(5):
             while await admin.exists(LOG + CHANNEL):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         with pytest.raises(CursorLost, match="trimmed"):
             await node.broker.history(CHANNEL, start)
-        await node.broker.publish(CHANNEL, [change(2)])
+        await node.publish(CHANNEL, [change(2)])
         assert (await node.position(CHANNEL)).offset == 2
     finally:
         await node.broker.close()
@@ -285,7 +285,7 @@ async def test_a_large_publish_comes_in_portions(near: Node, far: Node) -> None:
     """Each a fraction of what may wait for a session, so that a client that reads has its turn in between."""
     await far.broker.subscribe(CHANNEL)
     large = [Change("c", str(n), "put", Raw(b'"%s"' % (b"x" * 2000)), f"{n:08d}", 1.0) for n in range(600)]
-    await near.broker.publish(CHANNEL, large)
+    await near.publish(CHANNEL, large)
     await until(lambda: len(far.events(CHANNEL)) == len(large))
     assert max(sum(len(event.json) for event in events) for _, events in far.heard) < MAX_PENDING / 2
 
@@ -295,7 +295,7 @@ async def test_a_large_publish_comes_in_portions(near: Node, far: Node) -> None:
 
 async def hold(node: Node, log: list[str], name: str) -> None:
     try:
-        async with node.broker.lease("s"):
+        async with node.broker.lease("feed"):
             log.append(f"{name} has it")
             await asyncio.Event().wait()
     except LeaseLost:
