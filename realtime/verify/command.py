@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ..config import Config
 from ..errors import ConfigError
+from ..serve import signalled
 from .faults import FAULTS
 from .report import Report, summary
 from .run import Plan, run
@@ -52,26 +53,28 @@ def listed() -> str:
 
 async def verify_all(options: Options, seeds: Sequence[int], *, as_json: bool) -> bool:
     """Whether any promise was broken."""
-    broken = False
+    broken, stop = False, signalled()
     for seed in seeds:
-        report = await verify(options, seed)
+        report = await verify(options, seed, stop)
         click.echo(msgspec.json.encode(report).decode() if as_json else f"\n{summary(report)}")
         broken = broken or bool(report.violations)
+        if stop.is_set():
+            break
     return broken
 
 
-async def verify(options: Options, seed: int) -> Report:
-    """One run. The logs of servers and nodes are kept where a promise was broken."""
+async def verify(options: Options, seed: int, stop: asyncio.Event) -> Report:
+    """One run, until it is over or to `stop`. The logs of servers and nodes are kept where a promise was broken."""
     plan = Plan(seed, options.seconds, options.clients, options.faults)
     if options.at:
         async with given_stage(options.at, options.urls) as stage:
-            return await run(stage, plan, _say)
+            return await run(stage, plan, _say, stop)
     data = Path(tempfile.mkdtemp(prefix="realtime-verify-"))
     kept = False
     try:
         _say(f"seed {seed}: starting PostgreSQL, Redis, MongoDB and {options.nodes} nodes …")
         async with open_stage(data, options.nodes, options.program) as stage:
-            report = await run(stage, plan, _say)
+            report = await run(stage, plan, _say, stop)
         kept = bool(report.violations)
     finally:
         if kept:

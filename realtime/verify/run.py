@@ -45,9 +45,9 @@ class Plan(Struct, frozen=True):
     faults: tuple[str, ...] = ()  # none: all
 
 
-async def run(stage: Stage, plan: Plan, say: Say) -> Report:
-    """Until the time is over (the round that is on is finished) or a promise is broken."""
-    return await Run(stage, plan, say).all()
+async def run(stage: Stage, plan: Plan, say: Say, stop: asyncio.Event) -> Report:
+    """Until the time is over (the round that is on is finished), a promise is broken, or it is to `stop`."""
+    return await Run(stage, plan, say).all(stop)
 
 
 class Run:
@@ -62,7 +62,7 @@ class Run:
         self._fleet = Fleet(stage, self._journal, plan.clients, self._dice, self._report.violations.append)
         self._watch = Watch(stage)
 
-    async def all(self) -> Report:
+    async def all(self, stop: asyncio.Event) -> Report:
         async with AsyncExitStack() as stack:
             for each in self._outside:
                 await each.open()
@@ -73,14 +73,26 @@ class Run:
             stack.push_async_callback(self._writers.close)
             stack.push_async_callback(self._fleet.close)
             self._fleet.open()
-            for fault, writing in self._schedule():
-                await self._round(fault, writing)
-                if self._report.violations or self._elapsed() > self._plan.seconds:
-                    break
+            await self._rounds(stop)
             await self._fleet.close()
-            self._report.violations += await self._watch.left_over()
+            if not stop.is_set():
+                self._report.violations += await self._watch.left_over()
         self._sum_up()
         return self._report
+
+    async def _rounds(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        for fault, writing in self._schedule():
+            working = asyncio.create_task(self._round(fault, writing), name=fault.name)
+            try:
+                await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                working.cancel()  # where it is not done: what it broke is mended all the same
+                await asyncio.wait([working])
+            if working.cancelled() or self._report.violations or self._elapsed() > self._plan.seconds:
+                break
+            working.result()
+        stopping.cancel()
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began

@@ -25,7 +25,7 @@ STORES = ("postgres", "mongo", "redis", "weather")
 GONE = 15.0  # seconds for a node to let go of what nobody uses; a channel is kept for 5
 GROWTH = 256  # MiB that a node may have grown since the first look at it
 PAGE = 1000
-LOOK = 0.02  # seconds between two looks at the holders
+LOOK = 0.05  # seconds between two looks at the holders
 
 Numbers = Counter[str]
 
@@ -85,7 +85,7 @@ class Watch:
 
     @asynccontextmanager
     async def takeovers(self) -> AsyncIterator[list[float]]:
-        """Seconds, of each time that a feed's holder was dead or frozen until another one had it."""
+        """Seconds, of each time that a feed's holder was dead or frozen until another one had it, if there was one."""
         found: list[float] = []
         tasks = Tasks()
         if self._stage.nodes:
@@ -105,6 +105,8 @@ class Watch:
                 if holder.up and not holder.frozen:
                     if since is not None:
                         found.append(now - since)
+                    since = None
+                elif not any(node.up and not node.frozen for node in self._stage.nodes):
                     since = None
                 elif since is None:
                     since = now

@@ -1,0 +1,32 @@
+"""Negative controls: with a safeguard taken out, `realtime verify` must see broken promises, and say which."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from realtime.verify.command import Options, verify
+from tests.verify.broken import SAFEGUARDS
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.expects_logs]
+
+# What strikes where the safeguard is needed, and what is broken then.
+CONTROLS = {
+    "gap check": ("pubsub-kill", {"I1", "I4", "I5"}),
+    "fence": ("flushall-feeds-down", {"I2"}),
+    "reconcile": ("pubsub-kill", {"I4"}),
+    "version check": ("die-after-append", {"I2"}),
+}
+
+
+@pytest.mark.parametrize("safeguard", SAFEGUARDS)
+async def test_the_checker_sees_that_a_safeguard_is_missing(safeguard: str) -> None:
+    fault, expected = CONTROLS[safeguard]
+    program = (sys.executable, "-m", "tests.verify.broken", safeguard)
+    options = Options(seconds=60, nodes=2, clients=12, faults=(fault,), program=program)
+    report = await verify(options, 1, asyncio.Event())
+    seen = {violation.invariant for violation in report.violations}
+    assert seen & expected, f"nothing was seen in {len(report.rounds)} rounds"
+    assert seen <= expected | {"I4", "I5"}
