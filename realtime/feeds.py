@@ -36,6 +36,8 @@ class Feed:
         self.store, self._broker, self._metrics, self._tell = store, broker, metrics, tell
         self.running = False  # it is this node that carries the changes, and it has told something
         self.error: str | None = None  # why the feed does not run at present, on the node that should run it
+        self._holding = False
+        self._taken = "nobody had it"  # how this node came to hold it; empty: as was told already
         self._pauses = delays()
         self._tasks = Tasks()
 
@@ -72,7 +74,9 @@ class Feed:
         name = self.store.name
         holder = self._metrics.feed_holder.labels(name)
         holder.set(1)
-        self._metrics.takeovers.labels(name).inc()
+        self._holding, self._taken = True, lease.before or self._taken
+        if self.error is None:
+            self._say_taken()
         try:
             async with aclosing(self.store.changes(lease.mark)) as changes:
                 async for found in changes:
@@ -80,7 +84,7 @@ class Feed:
                     self.running = True
                     self._recover()
         finally:
-            self.running = False
+            self.running = self._holding = False
             holder.set(0)
 
     async def _carry(self, lease: Lease, found: Batch | Lost) -> None:
@@ -102,6 +106,15 @@ class Feed:
             log.info("the feed of %s runs again", self.store.name)
             self._tell(self.store.name, None)
             self.error, self._pauses = None, delays()
+            if self._holding:
+                self._say_taken()
+
+    def _say_taken(self) -> None:
+        """Once for each time that it comes from another, not for each try of one whose store is down."""
+        if self._taken:
+            log.info("took over the feed of %s: %s", self.store.name, self._taken)
+            self._metrics.takeovers.labels(self.store.name).inc()
+            self._taken = ""
 
 
 def _by_collection(changes: Iterable[Change]) -> Iterable[tuple[str, list[Change]]]:

@@ -44,7 +44,7 @@ class Metrics:
         self.store_up = gauge("store_up", "1 while the store answers.", "store")
         self.feed_holder = gauge("feed_holder", "1 while this node carries the store's changes.", "store")
         self.published = counter("published", "Changes handed to the broker by this node.", "store")
-        self.takeovers = counter("takeovers", "Times that this node became a feed's holder.", "store")
+        self.takeovers = counter("takeovers", "Feeds that this node took over from another, or from nobody.", "store")
         self.requests = counter("http_requests", "Answered HTTP requests.", "method", "status")
 
     def text(self) -> bytes:

@@ -78,6 +78,23 @@ async def fed(store: MemoryStore) -> AsyncIterator[tuple[Feed, Wire]]:
         await broker.close()
 
 
+async def test_a_takeover_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "realtime.feeds")
+    store, metrics = MemoryStore(), Metrics()
+    async with fed(store) as (first, wire):
+        await until(lambda: first.running)
+        broker = StrictBroker(wire)
+        await broker.open(lambda *_: None, lambda: None, lambda: None)
+        second = Feed(store, broker, metrics)
+        second.open()
+        await first.close()
+        await until(lambda: metrics.takeovers.labels("memory")._value.get() == 1)
+        await second.close()
+        await broker.close()
+    told = [message for message in caplog.messages if message.startswith("took over")]
+    assert [message.partition(": ")[2] for message in told] == ["nobody had it", "another's ended: released"]
+
+
 async def test_a_collection_that_no_channel_can_name_does_not_stop_the_feed() -> None:
     store = MemoryStore()
     async with fed(store) as (feed, wire):
@@ -96,6 +113,7 @@ async def test_a_feed_that_runs_again_says_so_though_nothing_changes(monkeypatch
         store.broken.set()
         await until(lambda: feed.error == "not up yet")
         await until(lambda: store.tries == 3 and feed.error is None)
+        assert feed._metrics.takeovers.labels("memory")._value.get() == 1  # a holder that tries again took nothing over
 
 
 @pytest.mark.expects_logs

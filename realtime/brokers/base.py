@@ -27,6 +27,7 @@ class Lease(Protocol):
     """The right to run one store's feed, and what only its holder may do."""
 
     mark: str | None  # where the store's changes go on, as the last holder kept it
+    before: str  # who was seen to have it before, and what became of them; empty: nobody else was
 
     async def keep(self, mark: str) -> None:
         """Remember `mark`; call it after the changes up to it are published."""

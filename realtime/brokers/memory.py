@@ -60,8 +60,8 @@ class Wire:
 
 
 class MemoryLease:
-    def __init__(self, wire: Wire, store: str) -> None:
-        self._wire, self._store = wire, store
+    def __init__(self, wire: Wire, store: str, before: str) -> None:
+        self._wire, self._store, self.before = wire, store, before
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.mark = wire.marks.get(store)
 
@@ -143,10 +143,12 @@ class MemoryBroker:
 
     @asynccontextmanager
     async def lease(self, store: str) -> AsyncIterator[MemoryLease]:
-        while store in self.wire.leases:
-            await asyncio.wait([self.wire.leases[store].lost])
+        before = ""
+        while (other := self.wire.leases.get(store)) is not None:
+            await asyncio.wait([other.lost])
+            before = f"another's ended: {other.lost.result()}"
         self._check()
-        lease = self.wire.leases[store] = MemoryLease(self.wire, store)
+        lease = self.wire.leases[store] = MemoryLease(self.wire, store, before)
         self._leases.append(lease)
         try:
             async with holding(_outcome(lease.lost), f"lease {store}"):

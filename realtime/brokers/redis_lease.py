@@ -38,10 +38,12 @@ RENEW = _HOLDING + (
 
 class RedisLease:
     def __init__(self, redis: Redis, node: str, store: str) -> None:
-        self._redis, self._store = redis, store
+        self._redis, self._node, self._store = redis, node, store
         self._token = f"{node}/{token_hex(6)}"
         self._until = 0.0  # on the loop's clock
+        self._seen, self._seen_until = "", 0.0  # another holder, while we wait
         self.mark: str | None = None
+        self.before = ""
 
     async def acquire(self) -> None:
         for pause in delays(0.02, LONGEST_WAIT):
@@ -52,13 +54,29 @@ class RedisLease:
     async def _try(self) -> bool:
         asked = asyncio.get_running_loop().time()
         async with answering(BrokerDown):
-            taken, mark = await self._redis.register_script(ACQUIRE)(
+            taken, token, left, mark = await self._redis.register_script(ACQUIRE)(
                 [LEASE + self._store, MARK + self._store], [self._token, int(LIFETIME * 1000), NODE]
             )
+        other = self._other(token)
         if taken:
             self._until = asked + LIFETIME
             self.mark = None if mark is None else mark.decode()
+            self.before = f"{other} is gone" if other else self._ending()
+        elif other:
+            self._seen, self._seen_until = other, asked + left / 1000
         return bool(taken)
+
+    def _other(self, token: bytes | None) -> str:
+        """The holder's name, without what makes it unique; empty where it is nobody, or this node."""
+        node = "" if token is None else token.decode().partition("/")[0]
+        return "" if node == self._node else node.rpartition(".")[0] or node
+
+    def _ending(self) -> str:
+        """What became of the holder that was seen last."""
+        if not self._seen:
+            return ""
+        over = asyncio.get_running_loop().time() >= self._seen_until
+        return f"{self._seen} let it run out" if over else f"{self._seen} no longer has it"
 
     async def loss(self) -> str:
         """Renews the lease until it is lost, and says why."""
