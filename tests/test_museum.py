@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
 from realtime.brokers.memory import MemoryBroker
+from realtime.brokers.redis import RedisBroker
 from realtime.errors import StoreDown
 from realtime.feeds import Feed
 from realtime.metrics import Metrics
+from realtime.protocol import Placed
+from realtime.redis_pubsub import client
 from realtime.stores.base import Batch, Lost
 from realtime.stores.memory import MemoryStore
 from tests import fakeclock
+from tests.brokers.nodes import Node, change
+from tests.valkey import valkey
+from tests.wait import until
 
 pytestmark = pytest.mark.expects_logs
 
@@ -69,3 +75,31 @@ def test_a_retry_is_as_quick_an_hour_after_an_outage_as_at_first(quiet: bool) ->
         await broker.close()
 
     fakeclock.run(story())
+
+
+# reconnect leaks the old connection ----------------------------------------------------------------------------------
+
+
+class Clumsy(Node):
+    """Fails at each event: what reads the connection breaks, and the connection is whole."""
+
+    def _deliver(self, channel: str, events: Sequence[Placed]) -> None:
+        super()._deliver(channel, events)
+        raise ZeroDivisionError
+
+
+@pytest.mark.asyncio
+async def test_fifty_breaks_by_our_own_fault_leak_no_connection() -> None:
+    """Where the network ends a connection there is nothing to leak; here it is ours to end."""
+    with valkey() as server:
+        node, admin = Clumsy(RedisBroker(server.url, "clumsy")), client(server.url)
+        await node.open()
+        await node.broker.subscribe("s/c")
+        connections = []
+        for n in range(1, 52):
+            await node.publish("s/c", [change(n)])
+            await until(lambda: node.recovered == n)  # noqa: B023 - it is awaited here
+            connections.append(len(await admin.client_list()))
+        assert connections[-1] <= connections[0]
+        await node.broker.close()
+        await admin.aclose()
