@@ -97,13 +97,10 @@ class Connection:
 
     def leave(self, politely: bool) -> None:
         """Let go at once; the node is told by a FIN, or by a RST."""
-        transport = self._writer.transport
-        if politely or transport.is_closing():
-            self._writer.close()
-            return
-        linger = struct.pack("ii", 1, 0)
-        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transport.abort()
+        if not politely and not self._writer.is_closing():
+            linger = struct.pack("ii", 1, 0)
+            self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._writer.transport.abort()
 
 
 class Answer:

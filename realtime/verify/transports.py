@@ -14,7 +14,7 @@ from typing import NoReturn
 import msgspec
 from msgspec import Raw, Struct
 
-from ..protocol import Codec, Event, Ping, Source, Subscribe, decode_message, tag_of, to_msgpack
+from ..protocol import Codec, Event, Ping, Subscribe, decode_message, tag_of, to_msgpack
 from .checker import Observer, Polled
 from .connection import Defect, Ended, WebSocket, connected
 from .conversation import Conversation, Error, accept, name_of, refusal, wants
@@ -87,7 +87,7 @@ async def server_sent_events(talk: Conversation) -> None:
 
 
 def _take(talk: Conversation, sent: Sent, before: str) -> None:
-    """An event; its id must be where all selections are behind it, or else the one before."""
+    """An event; its id must be where all selections are behind it, or the one before while one has no place yet."""
     if sent.name == "bye":
         raise Ended("said good-bye")
     if sent.name == "error":
@@ -97,8 +97,7 @@ def _take(talk: Conversation, sent: Sent, before: str) -> None:
     if sent.name != (message.op if isinstance(message, Event) else tag_of(message)):
         raise Defect(f"an event that is called {sent.name!r}: {sent.data[:80]}")
     talk.hear(message)
-    complete = talk.answered and not isinstance(message, Source) and not getattr(message, "more", False)
-    if sent.id != (expected := talk.cursor if complete else before):
+    if sent.id != (expected := talk.cursor if talk.answered else before):
         talk.observers[0].blame("I3", f"the id behind {sent.name} is {sent.id!r}, not {expected!r}")
 
 

@@ -182,7 +182,7 @@ async def test_what_a_node_refuses(servers: Embedded, transport: str) -> None:
 @pytest.mark.parametrize("transport", ["sse", "ndjson", "poll"])
 async def test_where_one_selection_has_no_place_all_begin_anew(servers: Embedded, transport: str) -> None:
     async with things(servers) as stage:
-        observers = [stage.observer("redis/things"), stage.observer("mongo/things")]
+        observers = [stage.observer("redis/things"), stage.observer("mongo/things", "k0")]
         async with talking("ws-json", stage.addresses()[0], observers[0]):
             await stage.told(observers[0])
         async with talking(transport, stage.addresses()[1], *observers):
@@ -229,20 +229,38 @@ async def test_an_event_that_nobody_asked_for_is_a_defect() -> None:
             await converse(Conversation("sse", where, [stage.observer("redis/things", "k0")]))
 
 
-async def test_a_websocket_without_a_sign_of_life_is_dead() -> None:
-    said: list[str | bytes] = []
+@asynccontextmanager
+async def listening(said: list[Any]) -> AsyncIterator[str]:
+    """A WebSocket server that keeps what it is told, in the end the close code, and says nothing; its address."""
 
     async def listen(connection: ServerConnection) -> None:
         with suppress(websockets.ConnectionClosed):
             while True:
-                said.append(await connection.recv())
+                said.append(json.loads(await connection.recv())["type"])
+        said.append(connection.close_code)
 
     protocol = websockets.Subprotocol("realtime.v1.json")
     async with serve(listen, "127.0.0.1", 0, subprotocols=[protocol]) as server, asyncio.timeout(10):
-        where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_websocket_without_a_sign_of_life_is_dead() -> None:
+    said: list[Any] = []
+    async with listening(said) as where:
         with pytest.raises(Ended, match="no sign of life"):
             await converse(Conversation("ws-json", where, [Things([]).observer("redis/things")]))
-    assert [json.loads(each)["type"] for each in said] == ["subscribe", "ping", "ping", "ping"]
+    assert said[:-1] == ["subscribe", "ping", "ping", "ping"]
+
+
+@pytest.mark.parametrize(("politely", "code"), [(True, 1000), (False, 1006)])
+async def test_leaving(politely: bool, code: int) -> None:
+    said: list[Any] = []
+    observer = Things([]).observer("redis/things")
+    async with listening(said) as where:
+        async with talking("ws-json", where, observer, politely=politely):
+            await until(lambda: said == ["subscribe"])
+        await until(lambda: said == ["subscribe", code])
+    assert observer.history[-1].endswith("gone")
 
 
 # clients -------------------------------------------------------------------------------------------------------------
@@ -269,14 +287,15 @@ async def test_a_held_client_stays_until_its_connection_breaks(servers: Embedded
 
         async with running(client):
             await until(lambda: visits() >= 5)
+            await until(lambda: stage.connections() == 0)
+            await until(lambda: stage.connections() == 1)
             client.hold()
             before = visits()
             for _ in range(40):  # as long as several visits
                 await stage.write("redis/things", "k0")
                 await stage.told(observer)
                 await asyncio.sleep(0.02)
-            assert visits() <= before + 1  # it may have been on its way out
-            before = visits()
+            assert visits() == before
             proxy.reset()
             await until(lambda: visits() == before + 1)
             await stage.write("redis/things", "k0")

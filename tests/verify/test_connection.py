@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio
 @asynccontextmanager
 async def speaking(serve_one: Callable[[ServerConnection], Awaitable[None]], protocol: str = "p") -> AsyncIterator[str]:
     """A WebSocket server; its address."""
-    async with serve(serve_one, "127.0.0.1", 0, subprotocols=[websockets.Subprotocol(protocol)]) as server:
+    async with serve(serve_one, "127.0.0.1", 0, subprotocols=[websockets.Subprotocol("p")]) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
@@ -145,10 +145,7 @@ async def test_goodbye_is_a_close_frame() -> None:
 
 
 async def test_another_subprotocol_is_a_defect() -> None:
-    async def nothing(connection: ServerConnection) -> None:
-        await connection.wait_closed()
-
-    async with speaking(nothing, "another") as address:
+    async with answering(b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Protocol: q\r\n\r\n") as address:
         with pytest.raises(Defect):
             async with connected(address) as connection:
                 await connection.upgrade("/", "p")
