@@ -149,8 +149,10 @@ async def overflown(stage: Stage, dice: Random) -> AsyncIterator[None]:
         try:
             await redis.config_set(name, f"pubsub {PUBSUB_LIMIT} 0 0")
             for log, events in await _last_events(redis, stage):
-                times = PUBSUB_LIMIT // len(events[-1]) + 1
-                await redis.publish(log, b"\n".join([events[-1]] * times))
+                async with redis.pipeline(transaction=True) as at_once:
+                    for _ in range(4 * PUBSUB_LIMIT // len(events[-1])):
+                        at_once.publish(log, events[-1])
+                    await at_once.execute()
             yield
         finally:
             await redis.config_set(name, usual)
