@@ -188,19 +188,13 @@ async def _last_events(redis: Any, stage: Stage) -> list[tuple[bytes, list[bytes
 FAULTS = (
     Fault("redis-kill", "Redis is killed (-9), and started again on its append-only file", killed, REDIS),
     Fault("redis-kill-empty", "Redis is killed (-9), and started again without its data", emptied, REDIS, loses=LOST),
-    Fault(
-        "redis-older-copy",
-        "Redis is killed (-9), and started again on a copy a second older",
-        set_back,
-        REDIS,
-        loses=LOST,
-    ),
+    Fault("redis-older-copy", "Redis is killed (-9), and started again on an older copy", set_back, REDIS, loses=LOST),
     Fault("flushall", "FLUSHALL: the logs are gone, too", told("FLUSHALL"), REDIS, loses=LOST),
     Fault(
         "flushall-feeds-down",
         "FLUSHALL while no node reaches any store, and others write on",
         flushed_unseen,
-        REDIS | NODES,
+        needs=REDIS | NODES,
         hold=ALL_DOWN,
         loses=LOST,
     ),
