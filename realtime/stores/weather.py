@@ -146,7 +146,7 @@ class WeatherStore:
     def _ticks(self) -> Iterator[asyncio.Event]:
         """Set once a period, a little off, so that many servers do not ask in the same second."""
         tick = asyncio.Event()
-        callback = PeriodicCallback(tick.set, self._period * 1000, jitter=0.1)
+        callback = Periodic(tick.set, self._period * 1000, jitter=0.1)
         callback.start()
         try:
             yield tick
@@ -215,6 +215,14 @@ class WeatherStore:
             "provider": self._source.provider,
             "stale": False,
         }
+
+
+class Periodic(PeriodicCallback):
+    """Each time counted from now: Tornado's goes by the wall clock, and pauses for as long as that is set back."""
+
+    def _update_next(self, current_time: float) -> None:
+        self._next_timeout = current_time
+        super()._update_next(current_time)
 
 
 async def _wait(tick: asyncio.Event, seconds: float) -> None:
