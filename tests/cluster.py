@@ -62,20 +62,36 @@ class Nodes(list[Service]):
 
 
 @asynccontextmanager
+async def databases(servers: Embedded) -> AsyncIterator[dict[str, str]]:
+    """URLs of fresh ones."""
+    urls = await fresh(servers)
+    try:
+        yield dict(urls)
+    finally:
+        await drop(servers, urls)
+
+
+@asynccontextmanager
+async def node(urls: Mapping[str, str], number: int = 0) -> AsyncIterator[Service]:
+    """One that may not be ready yet."""
+    service = Service.of(Config(port=0, demo=True, node=f"node-{number}"), urls)
+    try:
+        await service.open()
+        yield service
+    finally:
+        await service.close()
+
+
+@asynccontextmanager
 async def cluster(servers: Embedded, nodes: int = 2, *, detour: Detour | None = None) -> AsyncIterator[Nodes]:
     """Nodes that are ready: every feed has a holder that keeps up. `detour` may change the addresses they are given."""
-    urls = await fresh(servers)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(drop, servers, dict(urls))
+        urls = await stack.enter_async_context(databases(servers))
         if detour is not None:
             await detour(urls)
         services = Nodes(urls)
         for number in range(nodes):
-            config = Config(port=0, demo=True, node=f"node-{number}")
-            service = Service.of(config, urls)
-            stack.push_async_callback(service.close)
-            await service.open()
-            services.append(service)
+            services.append(await stack.enter_async_context(node(urls, number)))
         await until(lambda: ready(services))
         yield services
 
