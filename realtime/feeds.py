@@ -99,6 +99,8 @@ class Feed:
             for collection, changes in _by_collection(found.changes):
                 await self._broker.publish(f"{name}/{collection}", changes)
                 self._metrics.published.labels(name).inc(len(changes))
+            for by, number in found.reconciled.items():
+                self._metrics.reconciles.labels(name, by).inc(number)
         await lease.keep(found.mark)
 
     def _recover(self) -> None:

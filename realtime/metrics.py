@@ -45,6 +45,7 @@ class Metrics:
         self.feed_holder = gauge("feed_holder", "1 while this node carries the store's changes.", "store")
         self.published = counter("published", "Changes handed to the broker by this node.", "store")
         self.takeovers = counter("takeovers", "Feeds that this node took over from another, or from nobody.", "store")
+        self.reconciles = counter("reconciles", "Changes found by looking, by what made us look.", "store", "by")
         self.requests = counter("http_requests", "Answered HTTP requests.", "method", "status")
 
     def text(self) -> bytes:

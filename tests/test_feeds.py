@@ -50,6 +50,17 @@ class Breaking(MemoryStore):
                     raise StoreDown("broke")
 
 
+class Looking(MemoryStore):
+    """Finds its changes by looking."""
+
+    async def changes(self, mark: str | None) -> AsyncGenerator[Batch | Lost, None]:
+        async with aclosing(super().changes(mark)) as changes:
+            async for found in changes:
+                if isinstance(found, Batch):
+                    found.reconciled = {"sweep": len(found.changes)}
+                yield found
+
+
 class Defective(MemoryStore):
     """Trips over the same change again and again."""
 
@@ -135,3 +146,12 @@ async def test_a_feed_whose_lease_is_gone_unheard_of_takes_it_again() -> None:
         await store.put("notes", "a", Raw(b"1"), ANYHOW)
         await until(lambda: wire.log("memory/notes").offset == 1)
         assert "memory" in wire.leases
+
+
+async def test_what_a_store_found_by_looking_is_counted() -> None:
+    store = Looking()
+    async with fed(store) as (feed, _):
+        for n in range(3):
+            await store.put("notes", "a", Raw(b"%d" % n), ANYHOW)
+        counter = feed._metrics.reconciles.labels("memory", "sweep")
+        await until(lambda: counter._value.get() == 3)

@@ -45,10 +45,12 @@ class Batch(Struct):
     """Changes in commit order, and the mark from which `changes` would go on after them.
 
     Asking the generator for the next thing says that this one is kept: then, and not before, may the store forget it.
+    `reconciled`: how many were found by looking rather than told by the store's log, by what made it look.
     """
 
     changes: Sequence[Change]
     mark: str
+    reconciled: Mapping[str, int] = {}
 
 
 class Lost(Struct):

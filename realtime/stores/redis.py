@@ -23,7 +23,7 @@ from ..errors import NotFound, Refused, StoreDown
 from ..protocol import Condition, beyond, merge_patch
 from ..redis_pubsub import answering, client
 from .base import Batch, Lost, Snapshot, Written
-from .redis_foreign import Foreign
+from .redis_foreign import By, Foreign
 from .redis_items import (
     DEFAULT,
     OURS,
@@ -31,6 +31,7 @@ from .redis_items import (
     change_of,
     check_collection,
     digest_of,
+    found_by,
     name_of,
     place_of,
     to_json,
@@ -193,7 +194,8 @@ class RedisStore:
                 foreign.check()
                 if entries and entries[0][1].get(b"after") == place:
                     place = entries[-1][0]
-                    yield Batch(list(filter(None, map(change_of, entries))), place.decode())
+                    changes = list(filter(None, map(change_of, entries)))
+                    yield Batch(changes, place.decode(), found_by(entries))
                 elif entries or not await self._knows(place):
                     place = None
 
@@ -211,10 +213,14 @@ class RedisStore:
             streams: Any = await self._redis.xread({CHANGES: place}, count=BATCH, block=WAIT)
         return streams[0][1] if streams else []
 
-    async def _reconcile(self, names: Sequence[bytes]) -> None:
+    async def _reconcile(self, names: Sequence[bytes], by: By) -> int:
         places = {name: place for name in names if (place := place_of(name)) is not None}
-        if places:
-            await self._call(_RECONCILE, list(places), *(part for place in places.values() for part in place))
+        if not places:
+            return 0
+        found: int = await self._call(
+            _RECONCILE, list(places), by, *(part for each in places.values() for part in each)
+        )
+        return found
 
     async def _call(self, script: str, names: Sequence[bytes] = (), *args: str | bytes | int) -> Any:
         async with answering(StoreDown):

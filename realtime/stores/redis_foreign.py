@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from importlib.resources import files
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -27,9 +28,13 @@ SWEEP = 60.0  # seconds between two sweeps
 SWEEP_BLIND = 2.0  # where the server does not notify
 SHARE = 20  # a sweep rests this many times as long as it took, so that it never has the server to itself
 PORTION = 100  # keys looked at in one step of the server
+STEP = 1000  # names found in one
 WAITING = 100_000  # keys to look at; beyond these, a sweep looks at all
 
-Reconcile = Callable[[Sequence[bytes]], Awaitable[None]]
+_GONE = files(__package__).joinpath("redis_gone.lua").read_text()
+
+By = Literal["notification", "sweep"]
+Reconcile = Callable[[Sequence[bytes], By], Awaitable[int]]  # names -> how many had changed
 
 
 class Foreign:
@@ -39,12 +44,14 @@ class Foreign:
         database = redis.connection_pool.connection_kwargs.get("db") or 0
         self._prefix = f"__keyspace@{database}__:".encode()
         self._redis, self._seen, self._reconcile = redis, seen, reconcile
+        self._gone = redis.register_script(_GONE)
         self._pubsub = PubSub(
             url, self._prefix + b"*", heard=self._heard, recovered=self._recovered, broken=lambda: None
         )
         self._waiting: dict[bytes, None] = {}
         self._wake = asyncio.Event()
         self._due = 0.0  # when the next sweep is, on the loop's clock
+        self._again = False  # something was missed since the last one began
         self._sweeping = asyncio.Lock()
         self._blind = False
 
@@ -75,12 +82,16 @@ class Foreign:
             began = loop.time()
             if not now and began < self._due:
                 return  # somebody else has just done it
+            self._again = False
             await self._ask_for_notifications()
+            found = 0
             async for names in self._names():
-                await self._look(names)
+                found += await self._look(names, "sweep")
                 await self._look_where_told()
-            rest = SWEEP_BLIND if self._blind else SWEEP
-            self._due = loop.time() + max(rest, SHARE * (loop.time() - began))
+            if found and not self._blind:
+                log.info("a look at all keys found %d writes by others", found)
+            rest = max(SWEEP_BLIND if self._blind else SWEEP, SHARE * (loop.time() - began))
+            self._due = 0.0 if self._again else loop.time() + rest
 
     def _heard(self, channel: bytes, _: bytes) -> None:
         if len(self._waiting) < WAITING:
@@ -90,7 +101,7 @@ class Foreign:
             self._recovered()
 
     def _recovered(self) -> None:
-        self._due = 0.0
+        self._due, self._again = 0.0, True
         self._wake.set()
 
     async def _run(self) -> None:
@@ -108,31 +119,26 @@ class Foreign:
         while names := list(islice(self._waiting, PORTION)):
             for name in names:
                 del self._waiting[name]
-            await self._look(names)
+            await self._look(names, "notification")
 
-    async def _look(self, names: Sequence[bytes]) -> None:
+    async def _look(self, names: Sequence[bytes], by: By) -> int:
+        found = 0
         for start in range(0, len(names), PORTION):
-            await self._reconcile(names[start : start + PORTION])
+            found += await self._reconcile(names[start : start + PORTION], by)
+        return found
 
     async def _names(self) -> AsyncIterator[Sequence[bytes]]:
         redis: Any = self._redis  # its annotations do not know that replies are bytes
         cursor = None
         while cursor != 0:
             async with answering(StoreDown):
-                cursor, names = await redis.scan(cursor or 0, count=1000)
+                cursor, names = await redis.scan(cursor or 0, count=STEP)
             yield names
         cursor = None
-        while cursor != 0:
+        while cursor != b"0":
             async with answering(StoreDown):
-                cursor, told = await redis.hscan(self._seen, cursor or 0, count=1000)
-            yield await self._gone(list(told))
-
-    async def _gone(self, names: Sequence[bytes]) -> Sequence[bytes]:
-        async with answering(StoreDown), self._redis.pipeline(transaction=False) as pipeline:
-            for name in names:
-                pipeline.exists(name)
-            there = await pipeline.execute()
-        return [name for name, exists in zip(names, there, strict=True) if not exists]
+                cursor, names = await self._gone([self._seen], [cursor or 0, STEP])
+            yield names
 
     async def _ask_for_notifications(self) -> None:
         """They are off unless somebody asked, and off again after a restart of a server that was asked like this."""

@@ -27,12 +27,14 @@ local function fence() -- the id of the last change
   return last and last[1] or '0-0'
 end
 
-local function append(name, kind, raw) -- each entry says which one it follows, so that a reader knows that it has all
+-- Each entry says which one it follows, so that a reader knows that it has all; and what found it, if not the service
+-- wrote it.
+local function append(name, kind, raw, by)
   return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*',
-    'after', fence(), 'name', name, 'kind', kind, 'raw', raw)
+    'after', fence(), 'name', name, 'kind', kind, 'raw', raw, 'by', by or '')
 end
 
-local function tell(name, collection, key, kind, raw) -- the new entry's id
+local function tell(name, collection, key, kind, raw, by) -- the new entry's id
   local index = ARGV[1] .. collection
   if kind == 'none' then
     redis.call('HDEL', KEYS[2], name)
@@ -45,6 +47,6 @@ local function tell(name, collection, key, kind, raw) -- the new entry's id
     redis.call('ZADD', index, 0, key)
     redis.call('SADD', KEYS[3], collection)
   end
-  return append(name, kind, raw)
+  return append(name, kind, raw, by)
 end
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgpack
@@ -89,6 +91,11 @@ def version_of(entry: bytes) -> str:
     """A stream's entry id, `<ms>-<n>`, as a text that sorts as the ids do."""
     milliseconds, _, n = entry.partition(b"-")
     return f"{int(milliseconds):012x}.{int(n):08x}"
+
+
+def found_by(entries: Sequence[Entry]) -> Mapping[str, int]:
+    """How many were not written by the service, by what made it look."""
+    return Counter(by.decode() for _, fields in entries if (by := fields.get(b"by")))
 
 
 def change_of(entry: Entry) -> Change | None:

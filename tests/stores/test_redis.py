@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -23,6 +25,7 @@ from realtime.stores import redis as redis_store
 from realtime.stores import redis_foreign
 from realtime.stores.base import Lost, Store
 from realtime.stores.redis import CHANGES, RedisStore
+from realtime.stores.redis_foreign import Foreign
 from realtime.verify.proxy import Mode, Proxy
 from tests.valkey import Valkey, valkey
 from tests.wait import until
@@ -69,6 +72,7 @@ class Follower:
         self._store, self.mark = store, mark
         self.lost: list[str] = []
         self.changes: list[Change] = []
+        self.reconciled: Counter[str] = Counter()
         self.items: dict[str, Any] = {}  # collection/key
 
     async def run(self) -> None:
@@ -79,6 +83,7 @@ class Follower:
                     self.lost.append(found.reason)
                 else:
                     self.changes += found.changes
+                    self.reconciled.update(found.reconciled)
                     for change in found.changes:
                         self._apply(change)
                 self.mark = found.mark
@@ -289,7 +294,10 @@ async def test_flushed_or_swapped_is_lost_and_soon(store: RedisStore, admin: Any
 
 
 @pytest.mark.expects_logs
-async def test_notifications_that_were_lost_are_made_up_for(store: RedisStore, admin: Any) -> None:
+async def test_notifications_that_were_lost_are_made_up_for(
+    store: RedisStore, admin: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.stores.redis")
     async with following(store) as follower:
         await admin.set("c:old", "1")
         await until(lambda: follower.seen("c") == {"old": 1})
@@ -300,6 +308,34 @@ async def test_notifications_that_were_lost_are_made_up_for(store: RedisStore, a
         await until(lambda: follower.seen("c") == {"new": 1})
         await admin.set("c:newer", "1")  # and they were asked for again
         await until(lambda: "newer" in follower.seen("c"), 1)
+    assert follower.reconciled == {"notification": 2, "sweep": 2}
+    assert caplog.messages.count("a look at all keys found 2 writes by others") == 1
+
+
+@pytest.mark.expects_logs
+async def test_a_break_during_a_sweep_is_followed_by_another(
+    store: RedisStore, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written behind it is not left to the next sweep that is due."""
+    usual, sweeps = Foreign._names, list[Foreign]()
+    end = asyncio.Event()
+
+    async def held(self: Foreign) -> AsyncIterator[Sequence[bytes]]:
+        async for names in usual(self):
+            yield names
+        sweeps.append(self)
+        await end.wait()
+
+    async with following(store) as follower:
+        monkeypatch.setattr(Foreign, "_names", held)
+        await admin.client_kill_filter(_type="pubsub")
+        await until(lambda: bool(sweeps))
+        await admin.config_set("notify-keyspace-events", "")
+        await admin.set("c:new", "1")
+        await admin.client_kill_filter(_type="pubsub")
+        await until(lambda: sweeps[0]._again)
+        end.set()
+        await until(lambda: follower.seen("c") == {"new": 1}, 3)
 
 
 @pytest.mark.expects_logs
