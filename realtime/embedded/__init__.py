@@ -58,9 +58,13 @@ class Embedded:
     async def watch(self) -> NoReturn:
         """Until cancelled; raises StartError when a server ends that nobody asked to."""
         while True:
-            for server in self._servers.values():
-                server.process.check()
+            self.check()
             await asyncio.sleep(WATCH)
+
+    def check(self) -> None:
+        """Raises StartError when a server has ended that nobody asked to."""
+        for server in self._servers.values():
+            server.process.check()
 
     async def kill(self, name: str, how: Signals = Signals.SIGKILL) -> None:
         """End a server by this signal; returns when all of its processes are gone."""

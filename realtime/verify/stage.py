@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from tornado.httpclient import AsyncHTTPClient
 
 from .. import embedded, redis_pubsub
-from ..brokers.keys import LEASE
+from ..brokers.keys import LEASE, MARK
 from ..embedded import Embedded
 from ..tasks import together
 from . import links
@@ -34,8 +34,10 @@ log = logging.getLogger("realtime.verify.stage")
 
 NODE = (sys.executable, "-m", "realtime.verify.node")
 STORES = ("postgres", "redis", "mongo")
+FEEDS = (*STORES, "weather")
 READY = 30.0  # seconds for all nodes to be ready
-PATIENCE = 0.5  # seconds to learn who holds a lease
+PATIENCE = 0.5  # seconds for Redis to answer
+LOOK = 0.05  # seconds between two looks
 
 Say = Callable[[str], None]
 Settings = Mapping[str, str] | Sequence[str]  # by name, or words of the server's own command line
@@ -79,12 +81,26 @@ class Stage:
         troubles = ["not asked yet"]
         try:
             async with asyncio.timeout(READY):
-                while troubles := [*filter(None, await asyncio.gather(*map(self._trouble, self.addresses())))]:
-                    for node in self.nodes:
-                        node.check()
-                    await asyncio.sleep(0.05)
+                while troubles := await self._troubles():
+                    self.check()
+                    await asyncio.sleep(LOOK)
         except TimeoutError:
             raise TimeoutError(f"not ready after {READY:g} s: {'; '.join(troubles)}") from None
+
+    def check(self) -> None:
+        """Raises StartError where a node or a server of our own has ended and nobody asked it to."""
+        for node in self.nodes:
+            node.check()
+        if self._servers is not None:
+            self._servers.check()
+
+    async def _troubles(self) -> list[str]:
+        marks = [self._begun(store) for store in FEEDS if self.nodes]
+        return [*filter(None, await asyncio.gather(*map(self._trouble, self.addresses()), *marks))]
+
+    async def _begun(self, store: str) -> str:
+        """Whether the store's feed has kept a mark: what was written before its first one is in no log."""
+        return "" if await self._known(MARK + store) else f"the feed of {store} has not begun"
 
     async def _trouble(self, address: str) -> str:
         """Why a node is not ready."""
@@ -96,15 +112,20 @@ class Stage:
 
     async def holder(self, store: str) -> NodeProcess | None:
         """The node that holds the lease of a store's feed, dead or alive; None: nobody, or Redis is down."""
+        token = await self._known(LEASE + store)
+        name = token.rpartition("/")[0].rpartition(".")[0]
+        return next((node for node in self.nodes if node.name == name), None)
+
+    async def _known(self, key: str) -> str:
+        """What Redis has under a name; nothing where it does not answer at once."""
         if self._redis is None:
-            return None
+            return ""
         try:
             async with asyncio.timeout(PATIENCE):
-                token: Any = await self._redis.get(LEASE + store)
+                value: Any = await self._redis.get(key)
         except (RedisError, OSError):  # a time-out is one
-            return None
-        name = (token or b"").decode().rpartition("/")[0].rpartition(".")[0]
-        return next((node for node in self.nodes if node.name == name), None)
+            return ""
+        return (value or b"").decode()
 
     # the servers, where they are ours ---------------------------------------------------------------------------------
 

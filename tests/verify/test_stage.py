@@ -22,6 +22,7 @@ import websockets
 from redis.asyncio import Redis
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
+from realtime.brokers.keys import LOG
 from realtime.config import Config
 from realtime.errors import StartError
 from realtime.serve import track
@@ -33,6 +34,7 @@ from tests.wait import until
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs]
 
 CHANNELS = {store: f"{store}/notes" for store in ("postgres", "mongo", "redis")}
+PUBLISHED = "SELECT true FROM pg_publication_tables WHERE tablename = 'notes'"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -41,6 +43,11 @@ async def opened() -> AsyncIterator[Stage]:
         async with open_stage(data, 2) as stage:
             await sql(stage, "CREATE TABLE notes (key text PRIMARY KEY, n bigint)")
             await track(Config(database_url=stage.urls["postgres"]), "notes")
+            async with asyncio.timeout(20):
+                while not await sql(stage, PUBLISHED):  # noqa: ASYNC110  no event tells
+                    await asyncio.sleep(0.01)
+            heard = await ask(stage.nodes[0], "/v1/postgres/notes/first?wait=1", "PUT", body='{"n": 1}')
+            assert heard["cursor"]
             yield stage
 
 
@@ -50,6 +57,7 @@ async def stage(opened: Stage) -> AsyncIterator[Stage]:
     yield opened
     for node in opened.nodes:
         try:
+            node.thaw()
             node.check()
         except StartError:
             await node.kill()
@@ -226,6 +234,14 @@ async def test_a_server_that_cannot_start_says_why(stage: Stage) -> None:
     await stage.ready()
 
 
+async def test_a_server_that_ends_unasked_is_noticed(stage: Stage) -> None:
+    (server,) = processes_in(stage.server_home("redis"))
+    os.kill(server, signal.SIGKILL)
+    with pytest.raises(StartError, match="redis was ended by signal 9"):
+        await stage.ready()
+    await restart(stage, "redis", {})
+
+
 # nodes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +287,8 @@ async def test_a_node_that_ends_unasked_is_noticed(stage: Stage) -> None:
     os.kill(node.pid, signal.SIGKILL)
     with pytest.raises(StartError, match=r"(?s)node-1 was ended by signal 9; the end of .*node-1\.log"):
         await stage.ready()
+    with pytest.raises(StartError, match="node-1 was ended by signal 9"):
+        node.tell("tasks")
     await node.died()
 
 
@@ -312,32 +330,41 @@ async def moved(stage: Stage, store: str, to: NodeProcess) -> None:
             await asyncio.sleep(0.01)
 
 
-DEATHS = [("before-append", store) for store in (*CHANNELS, "weather")] + [("after-append", "redis")]
-
-
-@pytest.mark.parametrize(("where", "store"), DEATHS)
-async def test_a_holder_dies_at_an_append_and_the_other_node_goes_on(stage: Stage, store: str, where: str) -> None:
+@pytest.mark.parametrize("store", [*CHANNELS, "weather"])
+async def test_a_holder_dies_at_an_append_and_the_other_node_goes_on(stage: Stage, store: str) -> None:
     holder, other = await holder_and_other(stage, store)
     async with listening(other, CHANNELS.get(store, "weather/current")) as client:
-        assert await told(holder, f"die {where} {store}") == f"die {where} {store}"
+        assert await told(holder, f"die before-append {store}") == f"die before-append {store}"
         if store in CHANNELS:
-            await put(other, CHANNELS[store], where, 7)
+            await put(other, CHANNELS[store], "before", 7)
         async with asyncio.timeout(10):
             await holder.died()
         assert not holder.up
         event = await client.hear("event")
-        assert store == "weather" or (event["key"], event["value"]["n"]) == (where, 7)
+        assert store == "weather" or (event["key"], event["value"]["n"]) == ("before", 7)
     await moved(stage, store, other)
 
 
-async def test_a_holder_dies_with_half_of_a_transaction_told(stage: Stage) -> None:
+@pytest.mark.parametrize(("where", "appended"), [("before-append", 0), ("in-transaction", 2), ("after-append", 4)])
+async def test_so_much_of_a_transaction_is_in_the_log_when_its_holder_dies(
+    stage: Stage, where: str, appended: int
+) -> None:
     holder, other = await holder_and_other(stage, "postgres")
+    keys = [f"{where} {n}" for n in range(4)]
     async with listening(other, CHANNELS["postgres"]) as client:
-        await told(holder, "die in-transaction postgres")
-        await sql(stage, *(f"INSERT INTO notes VALUES ('half {n}', {n})" for n in range(4)))
+        await told(holder, f"die {where} postgres")
+        other.freeze()
+        await sql(stage, *(f"INSERT INTO notes VALUES ('{key}', 1)" for key in keys))
         await holder.died()
-        heard = [(await client.hear("event"))["key"] for _ in range(4)]
-        assert heard == [f"half {n}" for n in range(4)]
+        assert await logged(stage, where) == appended
+        other.thaw()
+        assert [(await client.hear("event"))["key"] for _ in keys] == keys
+
+
+async def logged(stage: Stage, word: str) -> int:
+    """Events of the table with that word."""
+    async with Redis.from_url(stage.urls["redis"]) as redis:
+        return str(await redis.xrange(LOG + CHANNELS["postgres"])).count(f'"value":{{"key":"{word}')
 
 
 @pytest.mark.parametrize(
