@@ -85,18 +85,6 @@ async def dropped(stage: Stage, dice: Random) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def renamed(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    """What is written meanwhile makes the collection anew, and is lost when the other one comes back."""
-    away = f"{stage.collection}_away"
-    async with direct(stage) as database:
-        await database[stage.collection].rename(away)
-        try:
-            yield
-        finally:
-            await database[away].rename(stage.collection, dropTarget=True)
-
-
-@asynccontextmanager
 async def documents(stage: Stage, dice: Random) -> AsyncIterator[tuple[Any, list[str]]]:
     """The collection, with documents of the fault's own, and what those are called."""
     own = f"f-{dice.getrandbits(32):08x}"
@@ -108,6 +96,18 @@ async def documents(stage: Stage, dice: Random) -> AsyncIterator[tuple[Any, list
             yield collection, names
         finally:
             await collection.delete_many({"_id": {"$regex": f"^{own}"}})
+
+
+@asynccontextmanager
+async def renamed(stage: Stage, dice: Random) -> AsyncIterator[None]:
+    """What is written meanwhile makes the collection anew, and is lost when the other one comes back."""
+    away = f"{stage.collection}_away"
+    async with documents(stage, dice), direct(stage) as database:
+        await database[stage.collection].rename(away)
+        try:
+            yield
+        finally:
+            await database[away].rename(stage.collection, dropTarget=True)
 
 
 @asynccontextmanager

@@ -69,36 +69,49 @@ def ended(how: Signals) -> Strike:
     return strike
 
 
+async def streaming(stage: Stage, sql: Sql) -> str:
+    """The feed's slot, once it is in use: there may have been a fault just now."""
+    slot = slot_of(stage.urls["postgres"])
+    await until(sql, "SELECT active FROM pg_replication_slots WHERE slot_name = $1", slot)
+    return slot
+
+
 @asynccontextmanager
 async def walsender_killed(stage: Stage, dice: Random) -> AsyncIterator[None]:
     async with connected(stage) as sql:
-        await sql.execute(END.format(slot_of(stage.urls["postgres"])))
+        await sql.execute(END.format(await streaming(stage, sql)))
         yield
 
 
 @asynccontextmanager
 async def slot_dropped(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    """With its walsender, and before the feed is back; else once more."""
-    slot = slot_of(stage.urls["postgres"])
     async with connected(stage) as sql:
-        dropped = False
-        while not dropped:
-            try:
-                await sql.execute(f"{END.format(slot)}; SELECT pg_drop_replication_slot('{slot}')")
-            except asyncpg.ObjectInUseError:
-                continue
-            dropped = True
+        slot = await streaming(stage, sql)
+        async with asyncio.timeout(PATIENCE):
+            while not await drop(sql, slot):
+                pass
         yield
+
+
+async def drop(sql: Sql, slot: str) -> bool:
+    """With its walsender, and before the feed is back; else it is to be tried again."""
+    try:
+        await sql.execute(f"{END.format(slot)}; SELECT pg_drop_replication_slot('{slot}')")
+    except asyncpg.ObjectInUseError:
+        return False
+    return True
 
 
 @asynccontextmanager
 async def slot_lost(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """The nodes are kept away while the log runs out of the slot's reach, which a small bound makes quick."""
+    async with connected(stage) as sql:
+        slot = await streaming(stage, sql)
     with cut([node.links["postgres"] for node in stage.nodes], "refuse", reset=True):
         try:
             await restart(stage, {"max_slot_wal_keep_size": "1MB"})
             async with connected(stage) as sql:
-                await outrun(sql, slot_of(stage.urls["postgres"]))
+                await outrun(sql, slot)
             yield
         finally:
             await restart(stage, {})
