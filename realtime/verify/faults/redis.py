@@ -1,8 +1,8 @@
 """Faults of Redis, which joins the nodes and is a store, too: killed, emptied, set back, its messages lost or repeated.
 
 Here the log itself may be lost, or an older one come back under offsets that clients have seen: then its epoch must be
-another. What writers wrote meanwhile is lost with it, so that nothing is promised of the store `redis` but that clients
-see what it has now.
+another. What was written is lost with it, so that nothing is promised of the store `redis`, and of the weather, which
+is kept there, but that clients see what there is now.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REDIS = frozenset({"redis"})
 KNOWN = frozenset({"url:redis"})
-LOST = frozenset({"redis"})
+LOST = frozenset({"redis", "weather"})  # what is kept in Redis alone
 
 AOF = "appendonlydir"  # of the data directory: all that this server keeps
 WRITTEN = 1.0  # seconds of writes that an older copy lacks
@@ -199,7 +199,7 @@ FAULTS = (
         loses=LOST,
     ),
     Fault("flushdb", "FLUSHDB, of which Redis tells nobody", told("FLUSHDB"), REDIS, loses=LOST),
-    Fault("rename", "RENAME of some keys", renamed, KNOWN, loses=LOST),
+    Fault("rename", "RENAME of some keys", renamed, KNOWN, loses=frozenset({"redis"})),
     Fault("expiry", "keys that expire", expired, KNOWN),
     Fault("pubsub-kill", "every pub/sub connection is closed by Redis", told("CLIENT KILL TYPE pubsub"), REDIS),
     Fault("pubsub-overflow", "Redis cuts off whoever listens, for reading too slowly", overflown, REDIS),
