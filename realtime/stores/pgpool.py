@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     Connection = PoolConnectionProxy[asyncpg.Record]
 
 CONNECT: Final = 3.0  # seconds, to connect or to wait for a free connection
-COMMAND: Final = 10.0
+COMMAND: Final = 5.0
 RELEASE: Final = 1.0  # to bring a connection whose query was cancelled into order
 CLOSE: Final = 3.0
 
-_SETTINGS: Final = {**SESSION, "tcp_keepalives_idle": "30", "idle_in_transaction_session_timeout": "60000"}
+# What we have given up, the server ends, too: behind a connection that was cut off in silence it would keep its locks.
+_ABANDONED: Final = f"{COMMAND + 2:g}s"
+_SETTINGS: Final = {
+    **SESSION,
+    "tcp_keepalives_idle": "30",
+    "statement_timeout": _ABANDONED,
+    "idle_in_transaction_session_timeout": _ABANDONED,
+}
 _REFUSALS: Final = ("0A", "21", "22", "23", "42", "44", "54", "55", "P0")  # classes of SQLSTATE: the value's fault
 _RETRY: Final = frozenset({"55006", "55P03"})  # in use, locked: not the value's fault
 
@@ -70,6 +77,9 @@ class Pool:
                 yield connection
             except asyncio.CancelledError:
                 connection.terminate()  # perhaps in the middle of a transaction, which asyncpg would reset with noise
+                raise
+            except (asyncpg.InterfaceError, OSError, TimeoutError):
+                await self._pool.expire_connections()  # those that wait to be used are as dead as this one
                 raise
             finally:
                 with suppress(TimeoutError):  # the pool has thrown it away; what broke it is being raised already

@@ -27,7 +27,7 @@ from .pgversions import lsn, lsn_text
 log = logging.getLogger("realtime.stores.postgres")
 
 REPORT: Final = 1.0  # seconds between two reports
-SILENCE: Final = 10.0  # without a word in spite of them, the connection is dead
+SILENCE: Final = 4.0  # without a word in spite of them, the connection is dead, as the server does it with us
 CREATE: Final = 10.0  # how long to wait for open transactions before saying so and trying again
 CHUNKS: Final = 64  # the queue's bound; a chunk is what one read of the socket gave
 

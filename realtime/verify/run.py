@@ -22,7 +22,7 @@ from ..errors import StartError
 from .checker import Journal, Observer, Violation
 from .clients import Fleet
 from .faults import FAULTS, Fault
-from .outside import Doubt, outside
+from .outside import Doubt, Outside, outside
 from .report import Report, Round
 from .stage import Stage
 from .watch import Watch
@@ -68,7 +68,8 @@ class Run:
                 await each.open()
                 stack.push_async_callback(each.close)
                 await each.make()
-                stack.push_async_callback(each.drop)
+                if not self._stage.owned:
+                    stack.push_async_callback(self._drop, each)
             stack.callback(self._watch.close)
             stack.push_async_callback(self._writers.close)
             stack.push_async_callback(self._fleet.close)
@@ -79,6 +80,12 @@ class Run:
                 self._report.violations += await self._watch.left_over()
         self._sum_up()
         return self._report
+
+    async def _drop(self, each: Outside) -> None:
+        try:
+            await each.drop()
+        except Doubt as error:
+            self._say(f"{self._stage.collection} is left in {each.store}: it could not be removed: {error}")
 
     async def _rounds(self, stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait(), name="stop")

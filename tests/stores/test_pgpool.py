@@ -11,9 +11,12 @@ from realtime.embedded import Embedded
 from realtime.embedded.directory import Directory
 from realtime.embedded.postgres import Postgres
 from realtime.errors import StoreDown
+from realtime.stores import pgpool
 from realtime.stores.postgres import PostgresStore
+from realtime.verify.proxy import Proxy
 from tests.cluster import drop, fresh
 from tests.process import data_directory
+from tests.test_outage import behind_proxy
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,6 +37,60 @@ async def test_a_read_that_is_given_up_at_any_moment_leaves_the_pool_whole_and_s
         assert (await store.snapshot("entries")).items == {}
     finally:
         await store.close()
+        await drop(servers, urls)
+
+
+async def test_what_was_given_up_behind_a_silent_connection_does_not_keep_its_locks(
+    servers: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a black hole leaves it: the server has heard of half a statement, and never hears of its end."""
+    monkeypatch.setitem(pgpool._SETTINGS, "statement_timeout", "1s")
+    monkeypatch.setitem(pgpool._SETTINGS, "idle_in_transaction_session_timeout", "1s")
+    urls = await fresh(servers)
+    upstream, url = behind_proxy("postgres", urls["postgres"])
+    admin = await asyncpg.connect(urls["postgres"])
+    try:
+        await admin.execute("CREATE TABLE locked (id int PRIMARY KEY)")
+        async with Proxy(upstream) as proxy:
+            pool = pgpool.Pool(url.format(port=proxy.port), "postgres")
+            await pool.open()
+
+            async def cut_off() -> None:
+                async with pool.connection() as connection:
+                    await connection.execute("BEGIN; LOCK TABLE locked")
+                    proxy.mode = "blackhole"
+                    await connection.execute("SELECT 1", timeout=0.1)
+
+            with pytest.raises(StoreDown):
+                await cut_off()
+            await admin.execute("DROP TABLE locked", timeout=10)
+            await pool.close()
+    finally:
+        await admin.close()
+        await drop(servers, urls)
+
+
+async def test_after_one_dead_connection_no_other_old_one_is_used(servers: Embedded) -> None:
+    urls = await fresh(servers)
+    upstream, url = behind_proxy("postgres", urls["postgres"])
+    try:
+        async with Proxy(upstream) as proxy:
+            pool = pgpool.Pool(url.format(port=proxy.port), "postgres")
+            await pool.open()
+            async with pool.connection() as one, pool.connection() as other:
+                await asyncio.gather(one.execute("SELECT 1"), other.execute("SELECT 1"))
+
+            async def ask(seconds: float) -> None:
+                async with pool.connection() as connection:
+                    await connection.execute("SELECT 1", timeout=seconds)
+
+            proxy.mode = "blackhole"
+            with pytest.raises(StoreDown):
+                await ask(0.1)
+            proxy.mode = "ok"  # what was open stays dead
+            await ask(5)
+            await pool.close()
+    finally:
         await drop(servers, urls)
 
 
