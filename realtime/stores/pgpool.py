@@ -78,9 +78,6 @@ class Pool:
             except asyncio.CancelledError:
                 connection.terminate()  # perhaps in the middle of a transaction, which asyncpg would reset with noise
                 raise
-            except (asyncpg.InterfaceError, OSError, TimeoutError):
-                await self._pool.expire_connections()  # those that wait to be used are as dead as this one
-                raise
             finally:
                 with suppress(TimeoutError):  # the pool has thrown it away; what broke it is being raised already
                     await self._pool.release(connection, timeout=RELEASE)

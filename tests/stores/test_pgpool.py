@@ -70,30 +70,6 @@ async def test_what_was_given_up_behind_a_silent_connection_does_not_keep_its_lo
         await drop(servers, urls)
 
 
-async def test_after_one_dead_connection_no_other_old_one_is_used(servers: Embedded) -> None:
-    urls = await fresh(servers)
-    upstream, url = behind_proxy("postgres", urls["postgres"])
-    try:
-        async with Proxy(upstream) as proxy:
-            pool = pgpool.Pool(url.format(port=proxy.port), "postgres")
-            await pool.open()
-            async with pool.connection() as one, pool.connection() as other:
-                await asyncio.gather(one.execute("SELECT 1"), other.execute("SELECT 1"))
-
-            async def ask(seconds: float) -> None:
-                async with pool.connection() as connection:
-                    await connection.execute("SELECT 1", timeout=seconds)
-
-            proxy.mode = "blackhole"
-            with pytest.raises(StoreDown):
-                await ask(0.1)
-            proxy.mode = "ok"  # what was open stays dead
-            await asyncio.gather(ask(3), ask(3))
-            await pool.close()
-    finally:
-        await drop(servers, urls)
-
-
 async def test_a_standby_is_a_store_that_is_down_until_it_is_promoted() -> None:
     with data_directory() as path:
         directory = Directory(path)
