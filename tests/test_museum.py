@@ -24,6 +24,7 @@ from realtime.stores.base import Batch, Lost
 from realtime.stores.memory import MemoryStore
 from realtime.stores.postgres import PostgresStore
 from realtime.verify.checker import Journal
+from realtime.verify.proxy import Proxy
 from tests import fakeclock
 from tests.brokers.nodes import Node, change
 from tests.cluster import address, cluster, databases, node, ready
@@ -35,6 +36,28 @@ from tests.wait import until
 from tests.watcher import Watcher, watching
 
 pytestmark = pytest.mark.expects_logs
+
+
+# first two subscribers race -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_whoever_subscribes_second_is_not_told_so_before_the_first() -> None:
+    """To a server whose confirmation is slow to come; on one connection, of which a name is asked for once."""
+    with valkey() as server:
+        async with Proxy(("127.0.0.1", server.port)) as proxy:
+            node = Node(RedisBroker(f"redis://127.0.0.1:{proxy.port}/0", "node"))
+            await node.open()
+            await node.broker.subscribe("s/other")
+            proxy.mode, proxy.delay = "slow", 0.1
+            first, second = (asyncio.create_task(node.broker.subscribe("s/c")) for _ in range(2))
+            await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+            assert first.done()
+            await second
+            proxy.mode = "ok"
+            await node.publish("s/c", [change(1)])
+            await until(lambda: len(node.events("s/c")) == 1)
+            await node.broker.close()
 
 
 # retry delay never resets after recovery -----------------------------------------------------------------------------
