@@ -190,6 +190,18 @@ async def test_a_server_that_was_killed_is_gone_and_comes_back_with_its_data(sta
     await put(node, channel, "kept", 2)
 
 
+async def test_a_server_is_killed_when_its_last_process_is_gone(stage: Stage) -> None:
+    home = stage.server_home("postgres")
+    first = int((home / "data/postmaster.pid").read_text().split()[0])
+    child = next(iter(processes_in(home) - {first}))
+    os.kill(child, signal.SIGSTOP)
+    killing = asyncio.create_task(stage.kill_server("postgres"))
+    assert await asyncio.wait([killing], timeout=0.5) == (set(), {killing})
+    os.kill(child, signal.SIGCONT)
+    await killing
+    await stage.start_server("postgres")
+
+
 async def test_postgres_stops_in_every_way(stage: Stage) -> None:
     for how in (signal.SIGINT, signal.SIGQUIT):
         await stage.kill_server("postgres", how)
@@ -269,7 +281,7 @@ async def test_a_stopped_node_drains(stage: Stage) -> None:
     assert not node.up
 
 
-async def test_a_frozen_node_is_up_and_silent(stage: Stage) -> None:
+async def test_a_frozen_node_is_up_and_silent(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     node = stage.nodes[0]
     node.freeze()
     assert await ask(node, "/healthz", seconds=0.3) is None
@@ -280,6 +292,7 @@ async def test_a_frozen_node_is_up_and_silent(stage: Stage) -> None:
     assert not node.frozen
     node.freeze()
     await node.stop()  # is thawed for that
+    assert "did not end" not in caplog.text
 
 
 async def test_a_node_that_ends_unasked_is_noticed(stage: Stage) -> None:
