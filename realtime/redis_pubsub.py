@@ -40,10 +40,10 @@ NEVER = Retry(NoBackoff(), 0)
 FAILURES = (RedisError, OSError, TimeoutError)
 
 
-def client(url: str) -> Redis:
+def client(url: str, retry: Retry = ONCE_MORE) -> Redis:
     """Bytes in, bytes out; to be called within `answering`, and closed by `aclose`."""
     limits = {"max_connections": CONNECTIONS, "timeout": None}
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, retry=ONCE_MORE, **limits, **SETTINGS))
+    return Redis.from_pool(BlockingConnectionPool.from_url(url, retry=retry, **limits, **SETTINGS))
 
 
 @contextmanager

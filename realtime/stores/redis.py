@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from ..errors import NotFound, Refused, StoreDown
 from ..protocol import Condition, beyond, merge_patch
-from ..redis_pubsub import answering, client
+from ..redis_pubsub import NEVER, answering, client
 from .base import Batch, Lost, Snapshot, Written
 from .redis_foreign import By, Foreign
 from .redis_items import (
@@ -68,7 +68,7 @@ class RedisStore:
         self.name, self._url = name, url
 
     async def open(self) -> None:
-        self._redis = client(self._url)
+        self._redis = client(self._url, NEVER)  # a write that is sent twice would be answered as the second one
 
     async def close(self) -> None:
         await self._redis.aclose()

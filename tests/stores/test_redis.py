@@ -500,6 +500,23 @@ async def test_a_server_that_does_not_answer(running: Valkey, admin: Any, mode: 
 
 
 @pytest.mark.expects_logs
+async def test_a_write_whose_answer_is_lost_is_in_doubt_and_not_answered_by_its_repetition(
+    running: Valkey, admin: Any
+) -> None:
+    async with Proxy(("127.0.0.1", running.port)) as proxy, opened(f"redis://127.0.0.1:{proxy.port}/0") as store:
+        await store.put("c", "k", put(1), ANYHOW)
+        proxy.mode = "deaf"
+        deleting = asyncio.create_task(store.delete("c", "k", ANYHOW))
+        async with asyncio.timeout(10):
+            while await admin.exists("c:k"):  # noqa: ASYNC110 - the server does not tell
+                await asyncio.sleep(0.01)
+        proxy.mode = "ok"
+        proxy.reset()
+        with pytest.raises(errors.StoreDown):
+            await deleting
+        await store.put("c", "k", put(2), ANYHOW)
+
+
 async def test_a_store_that_was_never_up(running: Valkey) -> None:
     async with Proxy(("127.0.0.1", running.port)) as proxy:
         proxy.mode = "refuse"
