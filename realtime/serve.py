@@ -51,7 +51,7 @@ async def serve(config: Config) -> None:
 async def track(config: Config, table: str) -> None:
     """Name a table of Postgres as live, on the server that the configuration means."""
     async with _postgres(config) as url:
-        store = PostgresStore(url)
+        store = PostgresStore(url, config.tables)
         await store.open()
         try:
             await store.track(table)

@@ -19,7 +19,7 @@ from signal import Signals
 from typing import Any, Self
 
 from redis.exceptions import RedisError
-from tornado.httpclient import AsyncHTTPClient
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from .. import embedded, redis_pubsub
 from ..brokers.keys import LEASE, MARK
@@ -106,7 +106,7 @@ class Stage:
         """Why a node is not ready."""
         try:
             answer = await self._http.fetch(f"{address}/readyz", raise_error=False, request_timeout=5)
-        except OSError as error:
+        except (HTTPClientError, OSError) as error:  # a time-out is raised all the same
             return f"{address}: {error}"
         return "" if answer.code == 200 else f"{address}: {answer.body.decode(errors='replace') or answer.reason}"
 

@@ -1,0 +1,99 @@
+"""`realtime verify` as its users run it, and one minute of it on a schedule that is another each time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from realtime.verify.command import Options, verify
+from realtime.verify.report import summary
+from tests.process import data_directory, environment, served
+
+REALTIME = (sys.executable, "-m", "realtime")
+
+
+def run(*options: str, seconds: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*REALTIME, "verify", *options], env=environment(**more), capture_output=True, text=True, timeout=seconds
+    )
+
+
+@pytest.mark.asyncio
+@pytest.mark.expects_logs
+@pytest.mark.timeout(240)
+async def test_a_minute_of_faults_breaks_no_promise() -> None:
+    seed = int.from_bytes(os.urandom(2))
+    report = await verify(Options(seconds=60), seed, asyncio.Event())
+    print(summary(report))
+    assert report.violations == [], summary(report)
+    assert report.rounds
+    heard = report.counts["heard"]
+    assert all(heard[what] > 0 for what in ("event", "resume", "snapshot"))
+    assert set(report.counts["conversations"]) == {"ws-json", "ws-msgpack", "sse", "ndjson", "poll"}
+
+
+def test_faults_are_listed_and_a_wrong_name_is_put_right() -> None:
+    listed = run("--list")
+    assert listed.returncode == 0
+    assert "redis-kill" in listed.stdout
+    wrong = run("--fault", "redis-kil")
+    assert wrong.returncode == 78
+    assert wrong.stderr.strip() == "no fault 'redis-kil'; did you mean redis-kill? (--list has all)"
+
+
+def test_a_seed_is_a_number_or_a_range() -> None:
+    wrong = run("--seed", "5..1")
+    assert wrong.returncode == 2
+    assert "'5..1' is neither a number nor a range like 1..5" in wrong.stderr
+
+
+def test_a_cluster_that_runs_already_keeps_what_it_had() -> None:
+    with data_directory() as data, served(data) as service:
+        address = service.address()
+        urls = json.loads((data / "urls").read_text())
+        addresses = {"DATABASE_URL": urls["postgres"], "REDIS_URL": urls["redis"], "MONGODB_URI": urls["mongo"]}
+        done = run("--at", address, "--minutes", "0.1", "--seed", "7", "--json", **addresses)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert (report["seed"], report["violations"]) == (7, [])
+        assert "as it needs nodes" in report["skipped"]["node-kill"]
+        stores = json.loads(subprocess.check_output(["curl", "-s", f"{address}/v1/stores"]))["stores"]
+        left = [name for store in stores.values() for name in store["collections"] if name.startswith("verify_")]
+        assert left == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_one_that_was_stopped(number: signal.Signals) -> None:
+    with data_directory() as path:
+        path.chmod(0o711)  # PostgreSQL, which is another user where we are root, has to pass
+        process = subprocess.Popen(
+            [*REALTIME, "verify", "--fault", "pubsub-kill", "--nodes", "2"],
+            env=environment(TMPDIR=str(path)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "all right" in line or "Error" in line)
+        assert "all right" in said
+        process.send_signal(number)
+        out, said = process.communicate(timeout=60)
+        if number == signal.SIGINT:
+            assert process.returncode == 0, said
+            assert "0 violations" in out
+            assert list(path.iterdir()) == []
+        end = time.monotonic() + 20
+        while left := [pid for pid in os.listdir("/proc") if pid.isdigit() and str(path) in _environment(pid)]:
+            assert time.monotonic() < end, f"processes {left} are left"
+
+
+def _environment(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    except OSError:
+        return ""
