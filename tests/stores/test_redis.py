@@ -517,6 +517,7 @@ async def test_a_write_whose_answer_is_lost_is_in_doubt_and_not_answered_by_its_
         await store.put("c", "k", put(2), ANYHOW)
 
 
+@pytest.mark.expects_logs
 async def test_a_store_that_was_never_up(running: Valkey) -> None:
     async with Proxy(("127.0.0.1", running.port)) as proxy:
         proxy.mode = "refuse"
