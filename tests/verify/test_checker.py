@@ -216,13 +216,16 @@ def test_i5_what_need_not_be_told(how: str) -> None:
 
 def test_a_store_that_lost_data_is_forgiven_until_all_is_settled() -> None:
     pair = Pair()
-    pair.subscribed("v1.e.7", a=5)
+    pair.subscribed("v1.e.7")
+    pair.observer.hear(put("a", 5, "v1.e.8", "z"))
     pair.journal.forgive("redis")
     pair.reset("v1.f.0", a=3)
     assert pair.broken == []
     pair.observer.settle()
     pair.journal.settle()
-    pair.observer.hear(put("a", 2, "v1.f.1"))
+    pair.observer.hear(put("a", 4, "v1.f.1", "another line of versions"))
+    assert pair.broken == []
+    pair.observer.hear(put("a", 2, "v1.f.2", "at its next"))
     assert pair.broken == ["I2"]
 
 
