@@ -112,3 +112,14 @@ def test_links_lead_somewhere() -> None:
     for file in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text()):
             assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+
+def test_named_tests_exist() -> None:
+    tests = {str(file.relative_to(ROOT / "tests")): file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
+    for document in ("museum.md", "guarantees.md"):
+        named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs" / document).read_text())
+        assert len(named) > 10
+        for path, name in named:
+            file = path.removeprefix("tests/")
+            assert file in tests, f"{document}: no {file}"
+            assert not name or re.search(rf"def {name}\(", tests[file]), f"{document}: no {name} in {file}"
