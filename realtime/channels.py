@@ -25,6 +25,7 @@ log = logging.getLogger("realtime.channels")
 IDLE = 5.0  # seconds that a channel without listeners is still followed: polls come and go
 SWEEP = 1.0  # seconds between two looks for such channels
 PATIENCE = 3.0  # seconds that a subscribe waits for a repair
+AT_ONCE = 8  # repairs; more would only wait for each other, and their time run out
 BREATH = 1 << 16  # bytes of events passed on in one go
 CHECK = 2.0  # seconds between two comparisons of all positions with the log's
 FLIGHT = 0.3  # seconds that a delivery may take, which is on its way while the positions are read
@@ -68,6 +69,7 @@ class Channels:
         self._broker, self._hub, self._metrics = broker, hub, metrics
         self._heard, self._resets = heard, Resets(read, drop)
         self._channels: dict[str, Channel] = {}
+        self._turn = asyncio.Semaphore(AT_ONCE)
         self._tasks = Tasks()
 
     def open(self) -> None:
@@ -175,9 +177,10 @@ class Channels:
         pauses = delays()
         try:
             while channel.missing and channel.position is not None:
-                why, channel.missing = channel.missing, ""
                 try:
-                    await self._catch_up(channel, channel.position, why)
+                    async with self._turn:
+                        why, channel.missing = channel.missing, ""
+                        await self._catch_up(channel, channel.place, why)
                 except BrokerDown:
                     channel.missing = why
                     await asyncio.sleep(next(pauses))

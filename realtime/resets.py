@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 from .errors import RealtimeError, Unavailable
@@ -17,6 +18,8 @@ from .stores.base import Snapshot
 from .tasks import Tasks, delays
 
 log = logging.getLogger("realtime.resets")
+
+AT_ONCE = 8  # snapshots of a store; more would only wait for each other, and their time run out
 
 Read = Callable[[str, Sequence[str] | None], Awaitable[Snapshot]]  # channel, keys (None: all)
 Drop = Callable[[Subscription], None]
@@ -28,6 +31,7 @@ class Resets:
 
     def __init__(self, read: Read, drop: Drop) -> None:
         self._read, self._drop = read, drop
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))  # by store
         self._tasks = Tasks()
 
     async def close(self) -> None:
@@ -51,13 +55,14 @@ class Resets:
 
     async def _show(self, channel: str, place: Place, subscriptions: Sequence[Subscription], reason: str) -> None:
         """They stay in line for as long as the store is down."""
-        pauses = delays()
+        pauses, turn = delays(), self._turns[channel.partition("/")[0]]
         while subscriptions := [each for each in subscriptions if each.held]:
-            for subscription in subscriptions:
-                subscription.begin()
-            position = place()
             try:
-                snapshot = await self._read(channel, _keys(subscriptions))
+                async with turn:
+                    for subscription in subscriptions:
+                        subscription.begin()
+                    position = place()
+                    snapshot = await self._read(channel, _keys(subscriptions))
             except Unavailable:
                 await asyncio.sleep(next(pauses))
             except RealtimeError as error:  # the collection is gone, or has grown too large to show

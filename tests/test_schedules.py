@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from realtime import protocol
+from realtime import channels, protocol, resets
 from realtime.brokers.base import Broken, Deliver, Recovered
 from realtime.brokers.memory import MemoryBroker, Wire
 from realtime.errors import StoreDown
@@ -107,6 +107,43 @@ class Gate:
         self.waiting += 1
         await self._open.wait()
         self.waiting -= 1
+
+
+class Busy:
+    """How many are in here, for some steps each, and how many there were at most."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self.now = self.most = 0
+
+    async def passed(self) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        for _ in range(self._steps):
+            await asyncio.sleep(0)
+        self.now -= 1
+
+
+class BusyBroker(MemoryBroker):
+    def __init__(self) -> None:
+        super().__init__()
+        self.histories = Busy(1)
+
+    async def history(self, channel: str, after: protocol.Cursor) -> list[Placed]:
+        await self.histories.passed()
+        return await super().history(channel, after)
+
+
+class BusyStore(MemoryStore):
+    def __init__(self) -> None:
+        super().__init__("memory")
+        self.snapshots = Busy(100)
+
+    async def snapshot(
+        self, collection: str, keys: Sequence[str] | None = None, *, after: str | None = None, limit: int | None = None
+    ) -> Snapshot:
+        await self.snapshots.passed()
+        return await super().snapshot(collection, keys, after=after, limit=limit)
 
 
 class SlowStore(MemoryStore):
@@ -600,6 +637,21 @@ async def test_a_channel_that_is_let_go_in_its_reset_is_followed_again() -> None
         second.read()
         assert bytes(second.replica.items["a"]) == b"1"
         await cluster.check(second)
+
+
+async def test_many_channels_are_healed_a_few_at_a_time() -> None:
+    """All at once they would wait for the same few connections until their time is over, and then all again."""
+    broker, store = BusyBroker(), BusyStore()
+    async with Cluster(brokers=[broker], store=store) as cluster:
+        node = cluster.nodes[0]
+        sessions = [Session(lambda: None) for _ in range(40)]
+        for number, session in enumerate(sessions):
+            await node.subscribe(session, Subscribe(1, f"memory/c{number}"))
+            session.take()
+        await cluster.wire.leases["memory"].renew(None, "test")
+        await until(lambda: all(session._pending for session in sessions))
+        assert broker.histories.most == channels.AT_ONCE
+        assert store.snapshots.most == resets.AT_ONCE
 
 
 # negative controls: with its guard off, the checker has to see it ----------------------------------------------------
