@@ -81,7 +81,7 @@ def test_the_weather_is_asked_for_once_a_period_whatever_the_clock_says(monkeypa
             for off in (0, HOUR, HOUR, -HOUR, -HOUR, 0, 0):
                 clock.off, began = off, loop.time()
                 found = await anext(changes)
-                assert loop.time() - began < 1.2 * period
+                assert loop.time() - began < 3 * period  # where it has not changed, there is no news
                 assert isinstance(found, Batch)
                 versions += [change.version for change in found.changes]
         assert versions == sorted(set(versions))
