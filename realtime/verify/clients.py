@@ -101,7 +101,7 @@ class Client:
 
 
 class Fleet:
-    """`size` clients, together on all channels under test."""
+    """`size` clients, together on all channels under test, and two that read slowly."""
 
     def __init__(self, stage: Reachable, journal: Journal, size: int, dice: Random, report: Report) -> None:
         self._dice = dice
@@ -115,10 +115,13 @@ class Fleet:
                 for part, (channel, key) in enumerate(_selections(channels, channels[number % len(channels)], own))
             ]
             self._clients.append(Client(stage, observers, own))
+        modes: tuple[Mode, ...] = ("latest", "all")
+        slow = [Observer(f"slow-{mode}", f"redis/{stage.collection}", None, mode, journal, report) for mode in modes]
+        self._slow = [SlowReader(stage, observer, dice) for observer in slow]
 
     @property
     def observers(self) -> list[Observer]:
-        return [observer for client in self._clients for observer in client.observers]
+        return [observer for client in (*self._clients, *self._slow) for observer in client.observers]
 
     @property
     def conversations(self) -> Counter[str]:
@@ -133,17 +136,24 @@ class Fleet:
     def open(self) -> None:
         for number, client in enumerate(self._clients):
             self._tasks.start(client.run(), f"client {number}")
+        for slow in self._slow:
+            self._tasks.start(slow.run(), slow.observer.name)
 
     async def close(self) -> None:
         await self._tasks.close()
 
     def hold(self, share: float = 1.0) -> None:
-        """This share of the clients stay where they are from now on; the others do as before."""
+        """This share of the clients stay where they are from now on, the others do as before. All: slow ones read, too."""
+        if share == 1.0:
+            for slow in self._slow:
+                slow.read()
         for client in self._dice.sample(self._clients, round(share * len(self._clients))):
             client.hold()
 
     def flap(self) -> None:
-        """All come and go."""
+        """All come and go, and slow ones take nothing."""
+        for slow in self._slow:
+            slow.rest()
         for client in self._clients:
             client.flap()
 
@@ -182,6 +192,11 @@ class SlowReader(Client):
 
     def read(self) -> None:
         self._reading.set()
+
+    def rest(self) -> None:
+        """Leave, come back, and take nothing again."""
+        self._reading.clear()
+        self._leave_after(0)
 
     def _conversation(self, transport: str, address: str) -> Conversation:
         return Conversation("ws-json", address, self.observers, reading=self._reading)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import chain
 
-from . import mongo, network, nodes, postgres, redis, tables
+from . import clients, mongo, network, nodes, postgres, redis, tables
 from .base import Fault
 
 __all__ = ["FAULTS", "Fault"]
 
-_ALL = chain(nodes.FAULTS, network.FAULTS, redis.FAULTS, postgres.FAULTS, tables.FAULTS, mongo.FAULTS)
+_ALL = chain(nodes.FAULTS, network.FAULTS, redis.FAULTS, postgres.FAULTS, tables.FAULTS, mongo.FAULTS, clients.FAULTS)
 FAULTS = {fault.name: fault for fault in _ALL}
