@@ -92,22 +92,26 @@ async def answers(node: NodeProcess, path: str = "/healthz", seconds: float = 0.
 async def well(stage: Stage) -> None:
     """All nodes are up and ready, and what is written through one is heard at another."""
     assert all(node.up for node in stage.nodes)
-    async with asyncio.timeout(BACK):
-        await stage.ready()
-        for store in STORES:
-            await _reaches(stage.nodes[0], stage.nodes[-1], f"{store}/{stage.collection}")
+    await stage.ready()
+    for store in STORES:
+        heard: list[str] = []
+        try:
+            async with asyncio.timeout(BACK):
+                await _reaches(stage.nodes[0], stage.nodes[-1], f"{store}/{stage.collection}", heard)
+        except TimeoutError:
+            raise TimeoutError(f"a write to {store} is not heard, but {heard}") from None
 
 
-async def _reaches(near: NodeProcess, far: NodeProcess, channel: str) -> None:
+async def _reaches(near: NodeProcess, far: NodeProcess, channel: str, heard: list[str]) -> None:
     async with websockets.connect(far.address.replace("http", "ws") + "/v1/ws") as connection:
         await connection.send(json.dumps({"type": "subscribe", "id": 1, "channel": channel, "key": "well"}))
-        while json.loads(await connection.recv())["type"] != "subscribed":
-            pass
+        while '"type":"subscribed"' not in (heard or [""])[-1]:
+            heard.append(str(await connection.recv()))
         n = next(_numbers)
         while not await put(near, channel, "well", n):
-            pass
-        while f'"n":{n}' not in str(await connection.recv()):
-            pass
+            heard.append(f"{n} was not taken")
+        while f'"n":{n},' not in heard[-1]:
+            heard.append(str(await connection.recv()))
 
 
 async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:

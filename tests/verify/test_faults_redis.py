@@ -32,9 +32,11 @@ async def stage() -> AsyncIterator[Stage]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def redis(stage: Stage) -> AsyncIterator[Any]:
-    """With five items in the collection, and events in each log."""
+    """With five items in the collection and no more, and events in each log."""
     await well(stage)
     async with Redis.from_url(stage.urls["redis"]) as redis:
+        for key in await items(redis, stage):
+            await redis.delete(f"{stage.collection}:{key}")
         for n in range(5):
             await redis.set(f"{stage.collection}:k{n}", json.dumps({"n": n}))
         yield redis
