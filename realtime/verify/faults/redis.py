@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -123,9 +123,10 @@ async def flushed_unseen(stage: Stage, dice: Random) -> AsyncIterator[None]:
 async def renamed(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """Under names that nobody else writes."""
     async with direct(stage) as redis:
-        names = sorted([name async for name in redis.scan_iter(match=f"{stage.collection}:k*", count=1000)])
+        names = sorted({name async for name in redis.scan_iter(match=f"{stage.collection}:k*", count=1000)})
         for name in dice.sample(names, min(KEYS, len(names))):
-            await redis.rename(name, name.replace(b":k", b":renamed-"))
+            with suppress(ResponseError):  # deleted meanwhile
+                await redis.rename(name, name.replace(b":k", b":renamed-"))
     yield
 
 
@@ -140,6 +141,8 @@ async def expired(stage: Stage, dice: Random) -> AsyncIterator[None]:
 
 
 # its messages ---------------------------------------------------------------------------------------------------------
+
+
 @asynccontextmanager
 async def overflown(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """The server cuts off whoever has more waiting than it allows; here, whoever listens."""
