@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+import websockets
 from msgspec import Raw
 from tornado.httpclient import AsyncHTTPClient
 from tornado.simple_httpclient import HTTPStreamClosedError
@@ -18,7 +20,7 @@ from realtime.brokers.base import Broker
 from realtime.brokers.memory import MemoryBroker
 from realtime.config import Config
 from realtime.handlers.websocket import LiveSocket
-from realtime.protocol import ANYHOW, Mode
+from realtime.protocol import ANYHOW, Mode, Pong
 from realtime.session import MAX_PENDING
 from realtime.stores.memory import MemoryStore
 from tests.cluster import address
@@ -83,6 +85,20 @@ async def test_those_who_never_read_cost_little_stall_nobody_and_heal() -> None:
             assert every.observer.counts["resume"] == 1
             await until(lambda: service.metrics.connections.labels("websocket")._value.get() == 3)  # it was let go
             assert [each.wrong for each in watchers] == [[], [], [], []]
+
+
+async def test_one_that_goes_while_it_is_written_to_is_not_complained_of() -> None:
+    """The first write finds it gone, the next one fails at once; no failure is left for asyncio to complain of."""
+    async with serving(MemoryBroker()) as service:
+        client = await websockets.connect(address(service).replace("http", "ws") + "/v1/ws")
+        await client.recv()
+        [conversation] = service.door._open
+        client.transport.abort()
+        await asyncio.sleep(0)  # it is closed now, and this loop has not heard of it
+        for _ in range(3):
+            conversation.session.send(Pong())
+        await until(lambda: not service.door._open)
+        gc.collect()
 
 
 # every way in which a client is spared or refused events is counted, and the client knows -----------------------------

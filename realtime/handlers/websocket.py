@@ -16,6 +16,7 @@ from ..errors import Draining, ProtocolError, RealtimeError, TooMany, TooSlow
 from ..protocol import (
     Codec,
     Failure,
+    Outgoing,
     Ping,
     Pong,
     Subscribe,
@@ -133,11 +134,16 @@ class LiveSocket(WebSocketHandler, Handler):
             self.close(INTERNAL_ERROR, "our mistake: come back and resume from your cursor")
 
     async def _flush(self) -> None:
-        binary = self.codec == "msgpack"
-        writing = [self.write_message(encode(message, self.codec), binary) for message in self.session.take()]
+        writing = [self._write(message) for message in self.session.take()]
         for result in await asyncio.gather(*map(asyncio.shield, writing), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+
+    def _write(self, message: Outgoing) -> asyncio.Future[None]:
+        """Its failure may be that of the one behind it, too, raised at once: then nobody waits for this one."""
+        writing = self.write_message(encode(message, self.codec), self.codec == "msgpack")
+        writing.add_done_callback(lambda write: write.cancelled() or write.exception())
+        return writing
 
     def _abort(self) -> None:
         if self.ws_connection is not None and self.ws_connection.stream is not None:
