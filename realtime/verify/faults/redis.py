@@ -16,6 +16,8 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from ... import redis_pubsub
 from ...brokers.keys import LOG
 from ...tasks import Tasks
