@@ -22,7 +22,7 @@ from .errors import ConfigError, RealtimeError, StartError
 BAD_CONFIGURATION = 78  # sysexits.h, EX_CONFIG
 
 
-class Seeds(click.ParamType):
+class Seeds(click.ParamType[list[int]]):
     """`7`, or `1..5`."""
 
     name = "seed"

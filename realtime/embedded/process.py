@@ -152,6 +152,10 @@ class Process:
         """Of the newest start; 0 before the first."""
         return self._popen.pid if self._popen else 0
 
+    @property
+    def running(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
     def send(self, signal: Signals) -> None:
         self.check()
         if self._popen:

@@ -143,7 +143,7 @@ class Fleet:
         await self._tasks.close()
 
     def hold(self, share: float = 1.0) -> None:
-        """This share of the clients stay where they are from now on, the others do as before. All: slow ones read, too."""
+        """This share of the clients stay where they are from now on. When all do, those that read slowly read."""
         if share == 1.0:
             for slow in self._slow:
                 slow.read()

@@ -55,6 +55,11 @@ class NodeProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def works(self) -> bool:
+        """Also while it drains, when clients should no longer try it."""
+        return self._process.running and not self.frozen
+
     async def start(self) -> None:
         """Until it can be asked; its stores may be down. Raises StartError."""
         await self._process.claim()

@@ -102,11 +102,11 @@ class Watch:
             holder = await self._stage.holder(store)
             if holder is not None:
                 now = time.monotonic()
-                if holder.up and not holder.frozen:
+                if holder.works:
                     if since is not None:
                         found.append(now - since)
                     since = None
-                elif not any(node.up and not node.frozen for node in self._stage.nodes):
+                elif not any(node.works for node in self._stage.nodes):
                     since = None
                 elif since is None:
                     since = now
