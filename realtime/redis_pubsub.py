@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from secrets import token_hex
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
@@ -19,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from .errors import Unavailable
 from .tasks import Tasks, delays
@@ -87,6 +88,8 @@ class PubSub:
         self._wanted: dict[bytes, asyncio.Future[None]] = {}  # name -> its first confirmation
         self._unconfirmed: deque[asyncio.Future[None]] = deque()  # as sent on this connection, answered in order
         self._connection: AbstractConnection | None = None
+        self._name = f"realtime-{token_hex(6)}"  # of our connections
+        self._last = b""  # the server's number of our last one
         self._whole = True
         self._pauses = _pauses()
         self._tasks = Tasks()
@@ -146,12 +149,25 @@ class PubSub:
         try:
             async with asyncio.timeout(PATIENCE):
                 await connection.connect()  # type: ignore[no-untyped-call]
+                await self._replace_last(connection)
             self._connection, self._unconfirmed = connection, deque()
             await self._send_subscribe([*(name for name in self._wanted if name != self._home), self._home])
             await self._read(connection)
         finally:
             self._connection = None
             await connection.disconnect(nowait=True)
+
+    async def _replace_last(self, connection: AbstractConnection) -> None:
+        """The server may not know that our last connection is dead, and later think us there when we are gone.
+
+        By number and by name, as another run of the server gives out its numbers anew.
+        """
+        with suppress(ResponseError):  # not for us to ask: then its keep-alive ends it, some time
+            await _ask(connection, "CLIENT", "SETNAME", self._name)
+            mine = f" name={self._name} ".encode()
+            if self._last and mine in await _ask(connection, "CLIENT", "LIST", "ID", self._last):
+                await _ask(connection, "CLIENT", "KILL", "ID", self._last)
+            self._last = b"%d" % await _ask(connection, "CLIENT", "ID")
 
     async def _read(self, connection: AbstractConnection) -> None:
         silence = 0.0
@@ -208,3 +224,8 @@ class PubSub:
 
 def _pauses() -> Iterator[float]:
     return delays(0.05, LONGEST_PAUSE)
+
+
+async def _ask(connection: AbstractConnection, *words: str | bytes) -> Any:
+    await connection.send_packed_command(connection.pack_command(*words), check_health=False)
+    return await connection.read_response()

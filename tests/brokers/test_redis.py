@@ -12,7 +12,7 @@ from msgspec import Raw
 from redis.asyncio import Redis
 
 from realtime.brokers.base import LeaseLost
-from realtime.brokers.keys import LEASE, LOG
+from realtime.brokers.keys import LEASE, LOG, NODE
 from realtime.brokers.redis import RedisBroker
 from realtime.errors import BrokerDown, CursorLost
 from realtime.protocol import Change, Placed
@@ -329,6 +329,19 @@ async def test_a_silent_holder_stops_before_it_is_followed(holders: list[str], p
     await until(lambda: len(holders) == 3)
     assert holders == ["far has it", "far lost it", "near has it, as far let it run out"]
     assert 3 < time.monotonic() - began < 6
+
+
+async def test_after_a_silence_a_node_is_counted_once(far: Node, proxy: Proxy, admin: Redis) -> None:
+    """The server knows of no end of the connection that fell silent; when the node dies, nothing of it must be left."""
+    assert isinstance(far.broker, RedisBroker)
+    home = f"{NODE}{far.broker._node}"
+    await far.broker.subscribe("memory/c")  # it is connected
+    proxy.mode = "blackhole"
+    await until(lambda: far.broken > 0)
+    assert await admin.pubsub_numsub(home) == [(home.encode(), 1)]
+    proxy.mode = "ok"
+    await until(lambda: far.recovered > 0)
+    assert await admin.pubsub_numsub(home) == [(home.encode(), 1)]
 
 
 async def test_a_flushed_lease_is_lost(holders: list[str], admin: Redis) -> None:
