@@ -38,6 +38,9 @@ class Reachable(Protocol):
     @property
     def collection(self) -> str: ...
 
+    @property
+    def stores(self) -> Sequence[str]: ...
+
     def addresses(self) -> list[str]: ...
 
 
@@ -107,7 +110,7 @@ class Fleet:
         self._dice = dice
         self._clients: list[Client] = []
         self._tasks = Tasks()
-        channels = [f"{store}/{stage.collection}" for store in ("postgres", "mongo", "redis")] + ["weather/current"]
+        channels = [*(f"{store}/{stage.collection}" for store in stage.stores), "weather/current"]
         for number in range(size):
             own = Random(dice.getrandbits(64))  # noqa: S311
             observers = [

@@ -21,8 +21,8 @@ from msgspec import Struct
 from ..errors import StartError
 from .checker import Journal, Observer, Violation
 from .clients import Fleet
-from .faults import FAULTS, Fault
-from .outside import Doubt, Outside, outside
+from .faults import CALM, FAULTS, Fault
+from .outside import Doubt, outside
 from .report import Report, Round
 from .stage import Stage
 from .watch import Watch
@@ -64,13 +64,14 @@ class Run:
 
     async def all(self, stop: asyncio.Event) -> Report:
         async with AsyncExitStack() as stack:
+            stack.callback(self._watch.close)
             for each in self._outside:
                 await each.open()
                 stack.push_async_callback(each.close)
+            if not self._stage.owned:
+                stack.push_async_callback(self._leave)
+            for each in self._outside:
                 await each.make()
-                if not self._stage.owned:
-                    stack.push_async_callback(self._drop, each)
-            stack.callback(self._watch.close)
             stack.push_async_callback(self._writers.close)
             stack.push_async_callback(self._fleet.close)
             self._fleet.open()
@@ -81,11 +82,16 @@ class Run:
         self._sum_up()
         return self._report
 
-    async def _drop(self, each: Outside) -> None:
-        try:
-            await each.drop()
-        except Doubt as error:
-            self._say(f"{self._stage.collection} is left in {each.store}: it could not be removed: {error}")
+    async def _leave(self) -> None:
+        """Remove the collection from somebody else's stores."""
+        for each in self._outside:
+            try:
+                await each.drop()
+            except Doubt as error:
+                self._say(f"{each.store}/{self._stage.collection} could not be removed: {error}")
+        for store in {*self._stage.stores} - {each.store for each in self._outside}:
+            await self._watch.clear(f"{store}/{self._stage.collection}")
+            self._say(f"{store}/{self._stage.collection} was emptied; without an address it cannot be removed")
 
     async def _rounds(self, stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -112,7 +118,8 @@ class Run:
             if lacking := fault.needs - given:
                 self._report.skipped[fault.name] = f"as it needs {' and '.join(sorted(lacking))}"
         rounds = [(fault, writing) for fault in wanted if not fault.needs - given for writing in (True, False)]
-        while rounds:
+        rounds = rounds or [(CALM, True), (CALM, False)]
+        while True:
             yield from self._dice.sample(rounds, len(rounds))
 
     # one round --------------------------------------------------------------------------------------------------------
@@ -135,10 +142,16 @@ class Run:
             done.healed = await self._healed()
         done.takeover = max(takeovers, default=None)
         self._settle(done.healed)
-        self._report.violations += await self._watch.look()
+        self._report.violations += [*self._died(), *await self._watch.look()]
         done.violations = len(self._report.violations) - before
         self._report.rounds.append(done)
         self._say(f"{self._elapsed():6.0f} s  … {_outcome(done)}")
+
+    def _died(self) -> Iterator[Violation]:
+        try:
+            self._stage.check()
+        except StartError as error:
+            yield Violation("I6", str(error))
 
     async def _strike(self, fault: Fault, writing: bool) -> None:
         try:

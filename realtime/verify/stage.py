@@ -72,6 +72,11 @@ class Stage:
         if self._redis:
             await self._redis.aclose()
 
+    @property
+    def stores(self) -> list[str]:
+        """Those that can have the collection: a table has to be made, for which the address is needed."""
+        return [store for store in STORES if store != "postgres" or store in self.urls]
+
     def addresses(self) -> list[str]:
         """Of the nodes that a client may try now."""
         return [*self._addresses, *(node.address for node in self.nodes if node.up)]

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
@@ -59,6 +59,12 @@ class Watch:
             else:
                 return items
         return None
+
+    async def clear(self, channel: str) -> None:
+        """Delete every item by REST."""
+        for key in await self.read(channel) or {}:
+            url = f"{self._stage.addresses()[0]}/v1/{channel}/{quote(key, safe='')}"
+            await self._http.fetch(url, method="DELETE", raise_error=False)
 
     async def look(self) -> list[Violation]:
         """Count what the nodes counted, and see that none has grown out of bounds."""

@@ -41,6 +41,7 @@ class Things:
     """Two nodes with an empty collection `things` in each store: a stage for clients, and one who writes."""
 
     collection = "things"
+    stores = ("postgres", "mongo", "redis")
 
     def __init__(self, nodes: Sequence[Service]) -> None:
         self.nodes = nodes

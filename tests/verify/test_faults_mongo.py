@@ -17,7 +17,7 @@ from realtime.verify.stage import Stage
 from .struck import staged, struck, well, written
 from .watching import watching
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs, pytest.mark.long]
 
 NAMES = [fault.name for fault in mongo.FAULTS]
 DOWN = {"mongo-stop", "mongo-kill"}

@@ -17,7 +17,7 @@ from realtime.verify.proxy import Proxy
 from realtime.verify.stage import Stage
 from tests.verify.struck import STORES, answers, put, staged, struck, until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs, pytest.mark.long]
 
 SILENT = ["redis-blackhole", "redis-deaf", "redis-mute", "postgres-blackhole", "mongo-blackhole", "partition"]
 

@@ -16,7 +16,7 @@ from realtime.verify.process import NodeProcess
 from realtime.verify.stage import Stage
 from tests.verify.struck import answers, staged, struck, until, written
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs, pytest.mark.long]
 
 DEATHS = ["die-after-commit", "die-before-append", "die-after-append", "die-in-transaction"]
 

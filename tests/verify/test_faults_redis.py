@@ -21,7 +21,7 @@ from realtime.verify.faults import FAULTS
 from realtime.verify.stage import Stage
 from tests.verify.struck import STORES, put, staged, struck, until, well
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs, pytest.mark.long]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -31,3 +31,6 @@ class Fault(Struct, frozen=True):
     hold: float = 1.0
     loses: frozenset[str] = frozenset()
     long: bool = False  # it takes minutes: only where it is asked for by name
+
+
+CALM = Fault("calm", "nothing is broken, as nothing is ours to break", lambda *_: nullcontext(), frozenset(), hold=2.0)
