@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from realtime.verify import run
 from realtime.verify.command import Options, verify
 from tests.verify.broken import SAFEGUARDS
 
@@ -22,7 +23,8 @@ CONTROLS = {
 
 
 @pytest.mark.parametrize("safeguard", SAFEGUARDS)
-async def test_the_checker_sees_that_a_safeguard_is_missing(safeguard: str) -> None:
+async def test_the_checker_sees_that_a_safeguard_is_missing(safeguard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PATIENCE", 8.0)  # who is wrong then stays wrong
     fault, expected = CONTROLS[safeguard]
     program = (sys.executable, "-m", "tests.verify.broken", safeguard)
     options = Options(seconds=60, nodes=2, clients=12, faults=(fault,), program=program)

@@ -31,7 +31,7 @@ from tests.process import Served, data_directory, environment
 from tests.test_embedded import processes_in
 from tests.wait import until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs, pytest.mark.long]
 
 CHANNELS = {store: f"{store}/notes" for store in ("postgres", "mongo", "redis")}
 

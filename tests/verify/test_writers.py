@@ -30,7 +30,8 @@ from tests.process import data_directory
 from tests.test_outage import behind_proxy
 from tests.wait import until
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.expects_logs]  # a table that becomes live resets who listens already
+# expects_logs: a table that becomes live resets who listens already
+pytestmark = [pytest.mark.asyncio, pytest.mark.expects_logs, pytest.mark.long]
 
 STORES = ["postgres", "mongo", "redis"]
 
