@@ -22,7 +22,7 @@ from ..errors import StartError
 from .checker import Journal, Observer, Violation
 from .clients import Fleet
 from .faults import CALM, FAULTS, Fault
-from .outside import Doubt, outside
+from .outside import Doubt, Outside, outside
 from .report import Report, Round
 from .stage import Stage
 from .watch import Watch
@@ -71,7 +71,7 @@ class Run:
             if not self._stage.owned:
                 stack.push_async_callback(self._leave)
             for each in self._outside:
-                await each.make()
+                await self._make(each)
             stack.push_async_callback(self._writers.close)
             stack.push_async_callback(self._fleet.close)
             self._fleet.open()
@@ -81,6 +81,12 @@ class Run:
                 self._report.violations += await self._watch.left_over()
         self._sum_up()
         return self._report
+
+    async def _make(self, each: Outside) -> None:
+        try:
+            await each.make()
+        except Doubt as error:
+            raise StartError(f"{self._stage.collection} cannot be made in {each.store}: {error}") from error
 
     async def _leave(self) -> None:
         """Remove the collection from somebody else's stores."""

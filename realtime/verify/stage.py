@@ -81,16 +81,16 @@ class Stage:
         """Of the nodes that a client may try now."""
         return [*self._addresses, *(node.address for node in self.nodes if node.up)]
 
-    async def ready(self) -> None:
+    async def ready(self, seconds: float = READY) -> None:
         """Until all nodes are that are up. Raises TimeoutError, and StartError for one that died unasked."""
         troubles = ["not asked yet"]
         try:
-            async with asyncio.timeout(READY):
+            async with asyncio.timeout(seconds):
                 while troubles := await self._troubles():
                     self.check()
                     await asyncio.sleep(LOOK)
         except TimeoutError:
-            raise TimeoutError(f"not ready after {READY:g} s: {'; '.join(troubles)}") from None
+            raise TimeoutError(f"not ready after {seconds:g} s: {'; '.join(troubles)}") from None
 
     def check(self) -> None:
         """Raises StartError where a node or a server of our own has ended and nobody asked it to."""

@@ -56,6 +56,18 @@ def test_a_seed_is_a_number_or_a_range() -> None:
     assert "'5..1' is neither a number nor a range like 1..5" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("address", "status", "words"),
+    [
+        ("nonsense", 78, "--at 'nonsense' is not an address like http://127.0.0.1:8888"),
+        ("http://127.0.0.1:1", 1, "realtime: not ready after 5 s: http://127.0.0.1:1: [Errno 111] Connection refused"),
+    ],
+)
+def test_where_no_node_is(address: str, status: int, words: str) -> None:
+    wrong = run("--at", address)
+    assert (wrong.returncode, wrong.stderr.strip()) == (status, words)
+
+
 def test_a_cluster_that_runs_already_keeps_what_it_had() -> None:
     with data_directory() as data, served(data) as service:
         address = service.address()
