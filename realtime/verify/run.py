@@ -108,9 +108,11 @@ class Run:
             finally:
                 working.cancel()  # where it is not done: what it broke is mended all the same
                 await asyncio.wait([working])
-            if working.cancelled() or self._report.violations or self._elapsed() > self._plan.seconds:
+            if working.cancelled():
                 break
-            working.result()
+            working.result()  # first of all: a round that crashed must not pass for the last one
+            if self._report.violations or self._elapsed() > self._plan.seconds:
+                break
         stopping.cancel()
 
     def _elapsed(self) -> float:
@@ -167,7 +169,7 @@ class Run:
                     await self._writers.stop()
                 await asyncio.sleep(fault.hold)
         except (TimeoutError, StartError) as error:
-            self._report.violations.append(Violation("fault", f"{fault.name} could not be lifted: {error}"))
+            self._report.violations.append(Violation("fault", f"{fault.name} did not strike or was not lifted: {error}"))
 
     async def _healed(self) -> float | None:
         """Seconds until every client has what its store has."""
