@@ -169,7 +169,8 @@ class Run:
                     await self._writers.stop()
                 await asyncio.sleep(fault.hold)
         except (TimeoutError, StartError) as error:
-            self._report.violations.append(Violation("fault", f"{fault.name} did not strike or was not lifted: {error}"))
+            said = f"{fault.name} did not strike, or was not lifted: {error}"
+            self._report.violations.append(Violation("fault", said))
 
     async def _healed(self) -> float | None:
         """Seconds until every client has what its store has."""
