@@ -6,8 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import websockets
@@ -15,7 +15,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from realtime.app import Service
 from realtime.embedded import Embedded
-from realtime.verify.proxy import Mode, Proxy
+from realtime.verify import links
+from realtime.verify.proxy import Address, Mode, Proxy
 from tests.cluster import Nodes, address, cluster
 from tests.test_story import CASES, Case
 from tests.wait import until
@@ -23,16 +24,15 @@ from tests.wait import until
 pytestmark = [pytest.mark.asyncio, pytest.mark.expects_logs]
 
 
-def behind_proxy(store: str, url: str) -> tuple[tuple[str, int] | str, str]:
+def behind_proxy(store: str, url: str) -> tuple[Address, str]:
     """Where the proxy goes on to, and the URL of what it fronts, with `{port}`."""
     parts = urlsplit(url)
-    if store == "postgres":
-        folder, port = (parse_qs(parts.query)[name][0] for name in ("host", "port"))
-        return f"{folder}/.s.PGSQL.{port}", f"postgresql://realtime@127.0.0.1:{{port}}{parts.path}?sslmode=disable"
-    if store == "mongo":
-        host = cast("tuple[str, int]", (parts.hostname, parts.port))
-        return host, url.replace(f":{parts.port}/", ":{port}/") + "&directConnection=true"
-    return parts.path, "redis://127.0.0.1:{port}"
+    through = {
+        "postgres": f"postgresql://realtime@127.0.0.1:{{port}}{parts.path}?sslmode=disable",
+        "mongo": url.replace(f":{parts.port}/", ":{port}/") + "&directConnection=true",
+        "redis": "redis://127.0.0.1:{port}",
+    }
+    return links.upstream(store, url), through[store]
 
 
 @asynccontextmanager

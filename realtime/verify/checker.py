@@ -140,7 +140,7 @@ class Observer:
     def hear(self, message: ServerMessage) -> None:
         """Any message of a connection; those of other selections change nothing."""
         match message:
-            case Event() if message.channel == self.channel and self.key in (None, message.key):
+            case Event() if self.wants(message):
                 self._event(message)
             case Subscribed() if self._mine(message):
                 self._answered(message)
@@ -150,6 +150,9 @@ class Observer:
                 self._shown(message)
             case Fresh() if self._mine(message):
                 self._fresh(message.cursor)
+
+    def wants(self, event: Event) -> bool:
+        return event.channel == self.channel and self.key in (None, event.key)
 
     def polled(self, answer: Polled) -> None:
         """An answer has its items first; their own place is not told, only that of the whole."""

@@ -184,14 +184,7 @@ class SlowReader(Client):
         super().__init__(stage, [observer], dice)
         self.observer = observer
         self._reading = asyncio.Event()
-        self._tasks = Tasks()
         self._held = True
-
-    def open(self) -> None:
-        self._tasks.start(self.run(), self.observer.name)
-
-    async def close(self) -> None:
-        await self._tasks.close()
 
     def read(self) -> None:
         self._reading.set()

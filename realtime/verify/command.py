@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Struct
 
 from ..config import Config
-from ..errors import ConfigError, StartError
+from ..errors import ConfigError
 from ..serve import signalled
 from .faults import FAULTS
 from .report import Report, summary
 from .run import Plan, run
-from .stage import NODE, Stage, given_stage, open_stage
+from .stage import NODE, given_stage, open_stage
 
 REACH = 5.0  # seconds for nodes that run already to be ready
 
@@ -47,9 +47,7 @@ def options(
     for address in at:
         if not address.startswith(("http://", "https://")):
             raise ConfigError(f"--at {address!r} is not an address like http://127.0.0.1:8888")
-    known = {"postgres": config.database_url, "mongo": config.mongodb_uri, "redis": config.redis_url}
-    urls = {name: url for name, url in known.items() if url is not None}
-    return Options(minutes * 60, nodes, clients, faults, tuple(each.rstrip("/") for each in at), urls)
+    return Options(minutes * 60, nodes, clients, faults, tuple(each.rstrip("/") for each in at), config.urls)
 
 
 def listed() -> str:
@@ -73,7 +71,7 @@ async def verify(options: Options, seed: int, stop: asyncio.Event) -> Report:
     plan = Plan(seed, options.seconds, options.clients, options.faults)
     if options.at:
         async with given_stage(options.at, options.urls) as stage:
-            await _reached(stage)
+            await stage.ready(REACH)
             return await run(stage, plan, _say, stop)
     data = Path(tempfile.mkdtemp(prefix="realtime-verify-"))
     kept = False
@@ -88,13 +86,6 @@ async def verify(options: Options, seed: int, stop: asyncio.Event) -> Report:
         else:
             await asyncio.to_thread(shutil.rmtree, data, ignore_errors=True)
     return report
-
-
-async def _reached(stage: Stage) -> None:
-    try:
-        await stage.ready(REACH)
-    except TimeoutError as error:
-        raise StartError(str(error)) from None
 
 
 def _say(text: str) -> None:

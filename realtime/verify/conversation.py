@@ -63,7 +63,7 @@ class Conversation:
     def hear(self, message: ServerMessage) -> None:
         if isinstance(message, Failure):
             raise refusal(message.code, message.message)
-        if isinstance(message, Event) and not any(wants(observer, message) for observer in self.observers):
+        if isinstance(message, Event) and not any(observer.wants(message) for observer in self.observers):
             raise Defect(f"an event that nobody asked for, of {message.key} in {message.channel}")
         self.messages += 1
         self._answers += isinstance(message, Subscribed) and not message.more
@@ -82,10 +82,6 @@ class Conversation:
 def name_of(observer: Observer) -> str:
     """Its selection, as /v1/live names it."""
     return observer.channel if observer.key is None else f"{observer.channel}/{observer.key}"
-
-
-def wants(observer: Observer, event: Event) -> bool:
-    return event.channel == observer.channel and observer.key in (None, event.key)
 
 
 class Error(Struct):

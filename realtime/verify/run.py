@@ -1,6 +1,6 @@
 """Round by round: writers write, clients come and go, a fault strikes and is lifted, and then all must be right.
 
-Every fault strikes twice: with writes going on, which finds gaps and regressions, and with writes stopped at the fault,
+A fault strikes in two ways: with writes going on, which finds gaps and regressions, and with writes stopped at it,
 which finds what stays stale for ever, as no later event reveals it. In the end, and in the second kind from the fault
 on, clients stay where they are: one that comes back would resume, and so hide what it was never told.
 """

@@ -24,23 +24,23 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from .. import embedded, redis_pubsub
 from ..brokers.keys import LEASE, MARK
 from ..embedded import Embedded
+from ..errors import StartError
 from ..tasks import together
 from . import links
 from .process import NodeProcess
 
-__all__ = ["NODE", "NodeProcess", "Settings", "Stage", "given_stage", "open_stage"]
+__all__ = ["NODE", "NodeProcess", "Stage", "given_stage", "open_stage"]
 
 log = logging.getLogger("realtime.verify.stage")
 
 NODE = (sys.executable, "-m", "realtime.verify.node")
-STORES = ("postgres", "redis", "mongo")
+STORES = ("postgres", "mongo", "redis")
 FEEDS = (*STORES, "weather")
 READY = 30.0  # seconds for all nodes to be ready
 PATIENCE = 0.5  # seconds for Redis to answer
 LOOK = 0.05  # seconds between two looks
 
 Say = Callable[[str], None]
-Settings = Mapping[str, str] | Sequence[str]  # by name, or words of the server's own command line
 
 
 class Stage:
@@ -82,7 +82,7 @@ class Stage:
         return [*self._addresses, *(node.address for node in self.nodes if node.up)]
 
     async def ready(self, seconds: float = READY) -> None:
-        """Until all nodes are that are up. Raises TimeoutError, and StartError for one that died unasked."""
+        """Until all nodes are that are up. Raises StartError where that takes too long, or one died unasked."""
         troubles = ["not asked yet"]
         try:
             async with asyncio.timeout(seconds):
@@ -90,7 +90,7 @@ class Stage:
                     self.check()
                     await asyncio.sleep(LOOK)
         except TimeoutError:
-            raise TimeoutError(f"not ready after {seconds:g} s: {'; '.join(troubles)}") from None
+            raise StartError(f"not ready after {seconds:g} s: {'; '.join(troubles)}") from None
 
     def check(self) -> None:
         """Raises StartError where a node or a server of our own has ended and nobody asked it to."""
@@ -138,9 +138,9 @@ class Stage:
         """End a server by that signal; returns when all of its processes are gone."""
         await self._own.kill(name, how)
 
-    async def start_server(self, name: str, settings: Settings = ()) -> None:
-        """Start a killed one on the same data, with further settings until its next start. Raises StartError."""
-        await self._own.revive(name, _words(name, settings))
+    async def start_server(self, name: str, words: Sequence[str] = ()) -> None:
+        """Start a killed one on the same data, with further words on its command line, this time. Raises StartError."""
+        await self._own.revive(name, words)
         for node in self.nodes:
             node.links[name].upstream = links.upstream(name, self.urls[name])
 
@@ -190,11 +190,3 @@ async def _node(
     node = NodeProcess(name, data, program, servers.urls, node_links)
     stack.push_async_callback(node.close)
     return node
-
-
-def _words(name: str, settings: Settings) -> list[str]:
-    if not isinstance(settings, Mapping):
-        return [*settings]
-    if name == "postgres":
-        return [word for each, value in settings.items() for word in ("-c", f"{each}={value}")]
-    return [word for each, value in settings.items() for word in (f"--{each}", value)]

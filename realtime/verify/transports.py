@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from ..protocol import Codec, Event, Ping, Subscribe, decode_message, tag_of, to_msgpack
 from .checker import Observer, Polled
 from .connection import Defect, Ended, WebSocket, connected
-from .conversation import Conversation, Error, accept, name_of, refusal, wants
+from .conversation import Conversation, Error, accept, name_of, refusal
 from .eventstream import EventStream, Sent
 
 SECOND = 1.0  # of silence on a WebSocket, after which a sign of life is asked for
@@ -144,7 +144,7 @@ def _share(observers: Sequence[Observer], poll: _Poll) -> None:
         if items is not None and len(observers) > 1:
             mine = items.get(name_of(observer))
             items = None if mine is None else msgspec.json.decode(mine, type=dict[str, Raw])
-        events = [each for each in poll.events if wants(observer, each)]
+        events = [each for each in poll.events if observer.wants(each)]
         observer.polled(Polled(cursor, items, events, poll.reason))
 
 

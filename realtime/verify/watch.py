@@ -17,11 +17,10 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from ..tasks import Tasks
 from .checker import Violation
-from .stage import Stage
+from .stage import FEEDS, Stage
 
 COUNTED = ("repairs", "resets", "takeovers", "reconciles", "slow_sessions")
 OPEN = ("connections", "subscriptions", "channels")  # none of them is left when every client is gone
-STORES = ("postgres", "mongo", "redis", "weather")
 GONE = 15.0  # seconds for a node to let go of what nobody uses; a channel is kept for 5
 GROWTH = 256  # MiB that a node may have grown since the first look at it
 PAGE = 1000
@@ -31,7 +30,7 @@ Numbers = Counter[str]
 
 
 class Watch:
-    """`memory`: MiB, the most that any node had."""
+    """`memory`: MiB, the most that any node had when it was looked at."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -95,7 +94,7 @@ class Watch:
         found: list[float] = []
         tasks = Tasks()
         if self._stage.nodes:
-            for store in STORES:
+            for store in FEEDS:
                 tasks.start(self._follow(store, found), f"holder of {store}")
         try:
             yield found

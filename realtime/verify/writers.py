@@ -83,10 +83,8 @@ class Writers:
         self._stage, self._journal, self._dice, self._report = stage, journal, dice, report
         self._pause = pause
         self._past = {each.store: each for each in outside}
-        # Of Postgres, a table that nobody could make: not without its address.
-        stores = [store for store in ("postgres", "mongo", "redis") if store != "postgres" or store in self._past]
-        self._http = AsyncHTTPClient(force_instance=True, max_clients=WRITERS * len(stores))
-        self._channels = [self._channel(store, keys) for store in stores]
+        self._http = AsyncHTTPClient(force_instance=True, max_clients=WRITERS * len(stage.stores))
+        self._channels = [self._channel(store, keys) for store in stage.stores]
         self._tasks = Tasks()
         self._running: list[asyncio.Task[None]] = []
         self._stopping = False

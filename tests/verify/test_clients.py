@@ -414,7 +414,8 @@ async def test_a_slow_reader_is_right_once_it_reads(servers: Embedded, mode: Mod
     async with things(servers) as stage:
         observer = stage.observer("redis/things", mode=mode)
         reader = SlowReader(stage, observer, Random(1))
-        reader.open()
+        tasks = Tasks()
+        tasks.start(reader.run(), "slow reader")
         await until(lambda: stage.connections() == 1)
         await until(lambda: sum(node.metrics.subscriptions._value.get() for node in stage.nodes) == 1)
         for number in range(MANY):
@@ -429,6 +430,6 @@ async def test_a_slow_reader_is_right_once_it_reads(servers: Embedded, mode: Mod
         assert (observer.counts["event"] < MANY) == (mode == "latest")
         await stage.write("redis/things", "k0")
         await stage.told(observer, "k0")
-        await reader.close()
+        await tasks.close()
         await until(lambda: stage.connections() == 0)
         assert stage.violations == []

@@ -13,7 +13,7 @@ from tornado.httpclient import AsyncHTTPClient
 
 from realtime.verify.faults import nodes
 from realtime.verify.process import NodeProcess
-from realtime.verify.stage import Stage
+from realtime.verify.stage import FEEDS, Stage
 from tests.verify.struck import answers, staged, struck, until, written
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.expects_logs, pytest.mark.long]
@@ -28,7 +28,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def holders(stage: Stage) -> dict[str, NodeProcess | None]:
-    return {store: await stage.holder(store) for store in nodes.FEEDS}
+    return {store: await stage.holder(store) for store in FEEDS}
 
 
 async def taken_from(node: NodeProcess, stage: Stage) -> None:

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from realtime.brokers.keys import LOG
 from realtime.config import Config
 from realtime.errors import StartError
 from realtime.serve import track
-from realtime.verify.stage import NODE, NodeProcess, Settings, Stage, given_stage, open_stage
+from realtime.verify.stage import NODE, NodeProcess, Stage, given_stage, open_stage
 from tests.process import Served, data_directory, environment
 from tests.test_embedded import processes_in
 from tests.wait import until
@@ -203,7 +203,7 @@ async def test_a_server_is_killed_when_its_last_process_is_gone(stage: Stage) ->
 async def test_postgres_stops_in_every_way(stage: Stage) -> None:
     for how in (signal.SIGINT, signal.SIGQUIT):
         await stage.kill_server("postgres", how)
-        await stage.start_server("postgres", {"max_slot_wal_keep_size": "70MB"})
+        await stage.start_server("postgres", ["-c", "max_slot_wal_keep_size=70MB"])
         assert await sql(stage, "SHOW max_slot_wal_keep_size") == "70MB"
     await stage.kill_server("postgres", signal.SIGINT)
     await stage.start_server("postgres")
@@ -212,17 +212,17 @@ async def test_postgres_stops_in_every_way(stage: Stage) -> None:
 
 
 async def test_settings_hold_until_the_next_start(stage: Stage) -> None:
-    await restart(stage, "redis", {"hz": "77"})
+    await restart(stage, "redis", ["--hz", "77"])
     await restart(stage, "mongo", ["--oplog-max-entries", "777"])
     assert (await hz(stage), "777" in command_line(stage, "mongo")) == (77, True)
-    await restart(stage, "redis", {})
-    await restart(stage, "mongo", {})
+    await restart(stage, "redis", [])
+    await restart(stage, "mongo", [])
     assert (await hz(stage), "777" in command_line(stage, "mongo")) == (10, False)
 
 
-async def restart(stage: Stage, store: str, settings: Settings) -> None:
+async def restart(stage: Stage, store: str, words: Sequence[str]) -> None:
     await stage.kill_server(store)
-    await stage.start_server(store, settings)
+    await stage.start_server(store, words)
 
 
 async def hz(stage: Stage) -> int:
@@ -238,7 +238,7 @@ def command_line(stage: Stage, store: str) -> str:
 async def test_a_server_that_cannot_start_says_why(stage: Stage) -> None:
     await stage.kill_server("redis")
     with pytest.raises(StartError, match=r"(?s)redis ended with status 1.*nonsense"):
-        await stage.start_server("redis", {"appendonly": "nonsense"})
+        await stage.start_server("redis", ["--appendonly", "nonsense"])
     assert await stage.holder("redis") is None
     await stage.start_server("redis")
     await stage.ready()
@@ -249,7 +249,7 @@ async def test_a_server_that_ends_unasked_is_noticed(stage: Stage) -> None:
     os.kill(server, signal.SIGKILL)
     with pytest.raises(StartError, match="redis was ended by signal 9"):
         await stage.ready()
-    await restart(stage, "redis", {})
+    await restart(stage, "redis", [])
 
 
 # nodes ----------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from random import Random
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+
+from ...tasks import Tasks
 
 if TYPE_CHECKING:
     from ..stage import Stage
@@ -34,3 +36,14 @@ class Fault(Struct, frozen=True):
 
 
 CALM = Fault("calm", "nothing is broken, as nothing is ours to break", lambda *_: nullcontext(), frozenset(), hold=2.0)
+
+
+@asynccontextmanager
+async def meanwhile(work: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Something that goes on for as long as the fault is on."""
+    tasks = Tasks()
+    tasks.start(work, name)
+    try:
+        yield
+    finally:
+        await tasks.close()

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...tasks import Tasks
-from .base import Fault
+from .base import Fault, meanwhile
 from .redis import KNOWN, direct
 
 if TYPE_CHECKING:
@@ -28,13 +27,11 @@ LONG = 5.0  # seconds
 @asynccontextmanager
 async def flooded(stage: Stage, dice: Random) -> AsyncIterator[None]:
     names = [f"{stage.collection}:f-flood-{number}" for number in range(KEYS)]
-    tasks = Tasks()
     async with direct(stage) as redis:
-        tasks.start(_flood(redis, names, dice), "flood")
         try:
-            yield
+            async with meanwhile(_flood(redis, names, dice), "flood"):
+                yield
         finally:
-            await tasks.close()
             await redis.delete(*names)
 
 

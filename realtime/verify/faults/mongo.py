@@ -6,17 +6,18 @@ with the fault. In them, too, `n` only grows.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
-from signal import Signals
+from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from pymongo import AsyncMongoClient
 
 from ..outside.documents import DATABASE
-from .base import NODES, Fault, Strike
+from .base import NODES, Fault
 from .network import cut
+from .servers import ended, restart
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.database import AsyncDatabase
@@ -42,24 +43,12 @@ async def direct(stage: Stage) -> AsyncIterator[Database]:
         yield client.get_default_database(DATABASE)
 
 
-def ended(how: Signals) -> Strike:
-    @asynccontextmanager
-    async def strike(stage: Stage, dice: Random) -> AsyncIterator[None]:
-        try:
-            await stage.kill_server("mongo", how)
-            yield
-        finally:
-            await stage.start_server("mongo")
-
-    return strike
-
-
 @asynccontextmanager
 async def history_lost(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """The nodes are kept away until what they have not seen is more than the server remembers."""
     with cut([node.links["mongo"] for node in stage.nodes], "refuse", reset=True):
         try:
-            await restart(stage, ["--oplog-max-entries", str(HISTORY)])
+            await restart(stage, "mongo", SIGTERM, ["--oplog-max-entries", str(HISTORY)])
             async with direct(stage) as database:
                 noise = database[f"{stage.collection}_noise"]
                 await noise.insert_many([{} for _ in range(2 * HISTORY)])
@@ -67,14 +56,7 @@ async def history_lost(stage: Stage, dice: Random) -> AsyncIterator[None]:
                 await database.client.admin.command(FORGET)
             yield
         finally:
-            await restart(stage, [])
-
-
-async def restart(stage: Stage, settings: Sequence[str]) -> None:
-    try:
-        await stage.kill_server("mongo", Signals.SIGTERM)
-    finally:
-        await stage.start_server("mongo", settings)
+            await restart(stage, "mongo", SIGTERM)
 
 
 @asynccontextmanager
@@ -126,8 +108,8 @@ async def updated(stage: Stage, dice: Random) -> AsyncIterator[None]:
 
 
 FAULTS = (
-    Fault("mongo-stop", "MongoDB is stopped, and started again", ended(Signals.SIGTERM), OWNED),
-    Fault("mongo-kill", "MongoDB is killed (-9), and started again", ended(Signals.SIGKILL), OWNED),
+    Fault("mongo-stop", "MongoDB is stopped, and started again", ended("mongo", SIGTERM), OWNED),
+    Fault("mongo-kill", "MongoDB is killed (-9), and started again", ended("mongo", SIGKILL), OWNED),
     Fault("mongo-history-lost", "MongoDB has forgotten changes that nobody has seen", history_lost, OWNED | NODES),
     Fault("mongo-dropped", "the collection is dropped", dropped, NEEDS, loses=OWNED),
     Fault("mongo-renamed", "the collection is renamed, and back again", renamed, NEEDS, loses=OWNED),

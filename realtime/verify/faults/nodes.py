@@ -12,14 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from random import Random
 from typing import TYPE_CHECKING
 
+from ..stage import FEEDS, STORES
 from .base import NODES, Fault, Strike
 from .network import cut
 
 if TYPE_CHECKING:
     from ..stage import NodeProcess, Stage
-
-WRITTEN = ("postgres", "mongo", "redis")
-FEEDS = (*WRITTEN, "weather")
 
 OVER = 7.0  # seconds, after which a lease is, and another has had time to take it
 STALL = 10.0  # seconds
@@ -82,7 +80,7 @@ def dying(step: str, choose: Choose) -> Strike:
 
     @asynccontextmanager
     async def strike(stage: Stage, dice: Random) -> AsyncIterator[None]:
-        store = dice.choice(WRITTEN)
+        store = dice.choice(STORES)
         node = await choose(stage, dice, store)
         async with restarting(node):
             node.tell(f"die {step} {store}")
@@ -112,7 +110,7 @@ def frozen(choose: Choose) -> Strike:
 @asynccontextmanager
 async def two_holders(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """What a holder sends to Redis arrives when its lease is over and another's."""
-    node = await holder(stage, dice, dice.choice(WRITTEN))
+    node = await holder(stage, dice, dice.choice(STORES))
     with cut([node.links["redis"]], "slow", delay=OVER - 1):
         yield
 

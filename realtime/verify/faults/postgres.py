@@ -9,14 +9,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
-from signal import Signals
+from signal import SIGINT, SIGKILL, SIGQUIT
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from ...app import slot_of
-from .base import NODES, Fault, Strike
+from .base import NODES, Fault
 from .network import cut
+from .servers import down, ended, restart
 
 if TYPE_CHECKING:
     from ..stage import Stage
@@ -55,18 +56,6 @@ async def carried(stage: Stage, sql: Sql, seconds: float = PATIENCE) -> None:
     end = await sql.fetchval("SELECT pg_current_wal_flush_lsn()::text")
     query = "SELECT confirmed_flush_lsn >= $2::text::pg_lsn FROM pg_replication_slots WHERE slot_name = $1"
     await until(sql, query, slot_of(stage.urls["postgres"]), end, seconds=seconds)
-
-
-def ended(how: Signals) -> Strike:
-    @asynccontextmanager
-    async def strike(stage: Stage, dice: Random) -> AsyncIterator[None]:
-        try:
-            await stage.kill_server("postgres", how)
-            yield
-        finally:
-            await stage.start_server("postgres")
-
-    return strike
 
 
 async def streaming(stage: Stage, sql: Sql) -> str:
@@ -109,19 +98,12 @@ async def slot_lost(stage: Stage, dice: Random) -> AsyncIterator[None]:
         slot = await streaming(stage, sql)
     with cut([node.links["postgres"] for node in stage.nodes], "refuse", reset=True):
         try:
-            await restart(stage, {"max_slot_wal_keep_size": "1MB"})
+            await restart(stage, "postgres", SIGQUIT, ["-c", "max_slot_wal_keep_size=1MB"])
             async with connected(stage) as sql:
                 await outrun(sql, slot)
             yield
         finally:
-            await restart(stage, {})
-
-
-async def restart(stage: Stage, settings: dict[str, str]) -> None:
-    try:
-        await stage.kill_server("postgres", Signals.SIGQUIT)
-    finally:
-        await stage.start_server("postgres", settings)
+            await restart(stage, "postgres", SIGQUIT)
 
 
 async def outrun(sql: Sql, slot: str) -> None:
@@ -135,19 +117,18 @@ async def outrun(sql: Sql, slot: str) -> None:
 @asynccontextmanager
 async def promoted(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """What a failover is to those who come back: the same cluster on another timeline."""
-    try:
-        await stage.kill_server("postgres", Signals.SIGINT)
+    async with down(stage, "postgres", SIGINT):
         (stage.server_home("postgres") / "data" / "standby.signal").touch()
-    finally:
-        await stage.start_server("postgres")
     async with connected(stage) as sql:
         await sql.execute("SELECT pg_promote()")
     yield
 
 
 FAULTS = (
-    Fault("postgres-stop", "PostgreSQL stops at once (SIGQUIT), and is started again", ended(Signals.SIGQUIT), NEEDS),
-    Fault("postgres-kill", "PostgreSQL is killed (-9), and started again", ended(Signals.SIGKILL), NEEDS),
+    Fault(
+        "postgres-stop", "PostgreSQL stops at once (SIGQUIT), and is started again", ended("postgres", SIGQUIT), NEEDS
+    ),
+    Fault("postgres-kill", "PostgreSQL is killed (-9), and started again", ended("postgres", SIGKILL), NEEDS),
     Fault("walsender-killed", "PostgreSQL ends the replication connection", walsender_killed, NEEDS),
     Fault("slot-dropped", "somebody drops the replication slot", slot_dropped, NEEDS),
     Fault("slot-lost", "PostgreSQL has thrown away the log that the slot still needs", slot_lost, NEEDS | NODES),

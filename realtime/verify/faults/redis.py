@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
+from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ from redis.exceptions import ResponseError
 
 from ... import redis_pubsub
 from ...brokers.keys import LOG
-from ...tasks import Tasks
-from .base import NODES, Fault, Strike
+from .base import NODES, Fault, Strike, meanwhile
 from .network import cut
+from .servers import down, ended
 
 if TYPE_CHECKING:
     from ..stage import Stage
@@ -52,23 +53,8 @@ async def direct(stage: Stage) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def down(stage: Stage) -> AsyncIterator[None]:
-    try:
-        await stage.kill_server("redis")
-        yield
-    finally:
-        await stage.start_server("redis")
-
-
-@asynccontextmanager
-async def killed(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    async with down(stage):
-        yield
-
-
-@asynccontextmanager
 async def emptied(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    async with down(stage):
+    async with down(stage, "redis"):
         shutil.rmtree(stage.server_home("redis") / AOF)
         yield
 
@@ -82,7 +68,7 @@ async def set_back(stage: Stage, dice: Random) -> AsyncIterator[None]:
         await _quiet(stage)
         shutil.copytree(data, copy)
         await asyncio.sleep(WRITTEN)
-        async with down(stage):
+        async with down(stage, "redis"):
             shutil.rmtree(data)
             shutil.copytree(copy, data)
             yield
@@ -165,13 +151,8 @@ async def overflown(stage: Stage, dice: Random) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def repeated(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    tasks = Tasks()
-    async with direct(stage) as redis:
-        tasks.start(_repeat(redis, stage, dice), "strange messages")
-        try:
-            yield
-        finally:
-            await tasks.close()
+    async with direct(stage) as redis, meanwhile(_repeat(redis, stage, dice), "strange messages"):
+        yield
 
 
 async def _repeat(redis: Any, stage: Stage, dice: Random) -> None:
@@ -191,7 +172,9 @@ async def _last_events(redis: Any, stage: Stage) -> list[tuple[bytes, list[bytes
 
 
 FAULTS = (
-    Fault("redis-kill", "Redis is killed (-9), and started again on its append-only file", killed, REDIS),
+    Fault(
+        "redis-kill", "Redis is killed (-9), and started again on its append-only file", ended("redis", SIGKILL), REDIS
+    ),
     Fault("redis-kill-empty", "Redis is killed (-9), and started again without its data", emptied, REDIS, loses=LOST),
     Fault("redis-older-copy", "Redis is killed (-9), and started again on an older copy", set_back, REDIS, loses=LOST),
     Fault("flushall", "FLUSHALL: the logs are gone, too", told("FLUSHALL"), REDIS, loses=LOST),
