@@ -145,6 +145,7 @@ class Service:
         self._stack.push_async_callback(self._broker.close)
         self._stack.push_async_callback(self.node.close)
         await self.node.open()
+        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
         for feed in self.feeds:
             feed.open()
             self._stack.push_async_callback(feed.close)

@@ -46,6 +46,7 @@ class Metrics:
         self.published = counter("published", "Changes handed to the broker by this node.", "store")
         self.takeovers = counter("takeovers", "Feeds that this node took over from another, or from nobody.", "store")
         self.reconciles = counter("reconciles", "Changes found by looking, by what made us look.", "store", "by")
+        self.tasks = gauge("tasks", "Tasks of the event loop; what only grows is a leak.")
         self.requests = counter("http_requests", "Answered HTTP requests.", "method", "status")
 
     def text(self) -> bytes:

@@ -9,8 +9,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from random import uniform
+from typing import Any, TypeVar
 
 log = logging.getLogger("realtime.tasks")
+
+T = TypeVar("T")
 
 
 class Tasks:
@@ -47,6 +50,18 @@ async def together(work: Mapping[str, Coroutine[None, None, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` returns; None where it was to `stop` first: then it was cancelled, and has ended."""
+    tasks = working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.wait(tasks)
+    return None if working.cancelled() else working.result()
 
 
 def delays(first: float = 0.1, longest: float = 1.0) -> Iterator[float]:

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from realtime.tasks import Tasks, delays
+from realtime.tasks import Tasks, delays, unless
 
 pytestmark = pytest.mark.asyncio
 
@@ -45,3 +45,29 @@ async def test_whoever_waits_for_a_server_is_there_a_second_after_it() -> None:
     assert pauses[0] <= 0.1
     assert max(pauses) <= 1
     assert len({pause for pause in pauses if pause >= 0.5}) > 900  # not all nodes at once
+
+
+async def test_unless() -> None:
+    stop, ended = asyncio.Event(), asyncio.Event()
+
+    async def work(seconds: float) -> int:
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+        return 7
+
+    assert await unless(stop, work(0)) == 7
+    ended.clear()
+    asyncio.get_running_loop().call_soon(stop.set)
+    assert await unless(stop, work(3600)) is None
+    assert ended.is_set()
+
+
+async def test_unless_it_fails() -> None:
+    async def fail() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await unless(asyncio.Event(), fail())

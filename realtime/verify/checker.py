@@ -5,14 +5,15 @@ smaller number was told the past; one that is never told an acknowledged number,
 later one, missed a write. Offsets, versions and cursors are checked for what the protocol says of them.
 
 I1 offsets are contiguous within an epoch; I2 no value or version of a key is older than one before it; I3 a resume is
-answered from exactly the cursor that was asked for; I5 what was acknowledged is seen. (I4, the final value, and I6,
-memory, are for those who see stores and processes: run.py.)
+answered from exactly the cursor that was asked for; I5 what was acknowledged is seen. A snapshot in place of history
+would hide all of this: it breaks I3 or I5 where no fault has ended that history. (I4, the final value, and I6, memory,
+are for those who see stores and processes: run.py.)
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -38,15 +39,21 @@ Report = Callable[[Violation], None]
 
 
 class Journal:
-    """What the writers did, since everything was last seen to be in order. `now`: seconds, for the histories."""
+    """What the writers did, and what was broken, since everything was last seen to be in order.
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.now = now
-        self.forgiven: set[str] = set()  # stores that were made to lose data
+    `now`: seconds, for the histories. `history`: so many events of a channel are kept for those who were away; 0: not
+    known, and nobody is owed any.
+    """
+
+    def __init__(self, now: Callable[[], float], history: int = 0) -> None:
+        self.now, self.history = now, history
+        self.forgiven: frozenset[str] = frozenset()  # stores that were made to lose data
+        self.excused: frozenset[str] = frozenset()  # stores whose channels may be reset
         self._last: dict[tuple[str, str], int] = {}
         self._deletes: dict[tuple[str, str], list[int]] = {}
         self._done: dict[tuple[str, str], int] = {}
         self._acked: dict[str, list[tuple[str, int]]] = {}
+        self._successors: dict[tuple[str, str], str] = {}
 
     def issue(self, channel: str, key: str, op: Op) -> int:
         """The number of a write that is about to be made."""
@@ -61,13 +68,24 @@ class Journal:
         if exact:
             self._acked.setdefault(channel, []).append((key, n))
 
-    def forgive(self, store: str) -> None:
-        """What is known of its values is void until the next `settle`: a fault makes the store itself lose some."""
-        self.forgiven.add(store)
+    def give_up(self, channel: str, key: str, successor: str) -> None:
+        """Nobody writes that key any more; whoever did has turned to another one."""
+        self._successors[channel, key] = successor
+
+    def current(self, channel: str, key: str) -> str:
+        """What is written in the place of a key."""
+        while (successor := self._successors.get((channel, key))) is not None:
+            key = successor
+        return key
+
+    def strike(self, loses: Collection[str], resets: Collection[str]) -> None:
+        """A fault makes stores lose values, of which nothing is known until the next `settle`; or their history end."""
+        self.forgiven |= {*loses}
+        self.excused |= {*resets}
 
     def settle(self) -> None:
         """Every observer has been settled: begin anew. A delete in doubt may still be made."""
-        self.forgiven.clear()
+        self.forgiven = self.excused = frozenset()
         self._acked.clear()
         waiting = {
             of: [each for each in numbers if each > self._done.get(of, 0)] for of, numbers in self._deletes.items()
@@ -126,6 +144,12 @@ class Observer:
     def cursor(self) -> str | None:
         return self.replica.cursor
 
+    def of(self, key: str) -> Observer:
+        """One that begins with another key in the place of this one's, and counts on."""
+        other = Observer(self.name, self.channel, key, self.mode, self._journal, self._report)
+        other.counts = self.counts
+        return other
+
     # what a connection tells ----------------------------------------------------------------------------------------
 
     def asked(self, how: str) -> None:
@@ -145,9 +169,7 @@ class Observer:
             case Subscribed() if self._mine(message):
                 self._answered(message)
             case Reset() if self._mine(message):
-                self._note(f"reset ({message.reason}) {message.cursor} {len(message.items)} items")
-                self.counts["reset"] += not message.more
-                self._shown(message)
+                self._reset(message)
             case Fresh() if self._mine(message):
                 self._fresh(message.cursor)
 
@@ -199,8 +221,22 @@ class Observer:
             return
         self._note(f"subscribed {message.cursor} {len(message.items)} items {message.reason}".rstrip())
         self.counts["refused" if self._asked else "snapshot"] += not message.more
-        if self._asked and not message.reason:
-            self.blame("I3", f"asked to resume from {self._asked}, was given items without a reason")
+        if self._asked and not self._may_refuse(self._asked, message):
+            self.blame("I3", f"asked to resume from {self._asked}, was given items ({message.reason or 'no reason'})")
+        self._shown(message)
+
+    def _may_refuse(self, asked: str, message: Subscribed) -> bool:
+        """A fault may end a history; and it is owed to nobody who was away for longer than it is kept."""
+        before, now = Cursor.parse(asked), Cursor.parse(message.cursor)
+        missed = now.offset - before.offset if now.epoch == before.epoch else 0
+        trimmed = message.reason == "trimmed" and missed >= self._journal.history
+        return bool(message.reason) and (self._store in self._journal.excused or trimmed)
+
+    def _reset(self, message: Reset) -> None:
+        self._note(f"reset ({message.reason}) {message.cursor} {len(message.items)} items")
+        self.counts["reset"] += not message.more
+        if not message.more and self._store not in self._journal.excused:
+            self.blame("I5", f"was reset ({message.reason}), and nothing has ended the history of {self._store}")
         self._shown(message)
 
     def _shown(self, message: Subscribed | Reset) -> None:
@@ -215,7 +251,7 @@ class Observer:
         for key in self._there - self.replica.items.keys():
             self._gone(key, f"a snapshot shows no {key}")
         for key in self._journal.keys(self.channel):
-            if key not in self.replica.items:
+            if key not in self.replica.items:  # or it shows the time before a put that is told later: see _event
                 self._covered[key] = max(self._covered.get(key, 0), self._journal.last_delete(self.channel, key))
 
     def _event(self, event: Event) -> None:
@@ -232,6 +268,7 @@ class Observer:
         if event.op == "delete":
             self._gone(event.key, said)
         elif number is not None:
+            self._covered[event.key] = min(number, self._covered.get(event.key, 0))
             self._reached(event.key, number, said)
         self.replica.apply(event)
 

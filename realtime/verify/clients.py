@@ -45,17 +45,27 @@ class Reachable(Protocol):
 
 
 class Client:
-    """One program at the other end; `observers`: one for each of its selections, none of which overlap."""
+    """One program at the other end; `observers`: one for each of its selections, none of which overlap.
+
+    `transports`: those that it uses, another each time, and another node.
+    """
 
     def __init__(
-        self, stage: Reachable, observers: Sequence[Observer], dice: Random, stay: tuple[float, float] = STAY
+        self,
+        stage: Reachable,
+        observers: Sequence[Observer],
+        dice: Random,
+        *,
+        transports: Sequence[str] = tuple(TRANSPORTS),
+        stay: tuple[float, float] = STAY,
     ) -> None:
         self.observers = observers
         self.conversations: Counter[str] = Counter()  # by transport, those in which it was told something
         self.messages: Counter[str] = Counter()  # by transport
-        self._stage, self._dice, self._stay = stage, dice, stay
+        self._stage, self._dice, self._transports, self._stay = stage, dice, transports, stay
         self._held = False
-        self._leaving: asyncio.Timeout | None = None  # of the conversation under way
+        self._talk: Conversation | None = None  # under way
+        self._leaving: asyncio.Timeout | None = None  # the end of that
         self._place = ("", "")  # transport and address of the one before
 
     def hold(self) -> None:
@@ -67,6 +77,18 @@ class Client:
         self._held = False
         self._leave_after(self._dice.uniform(*self._stay))
 
+    def follow(self, journal: Journal) -> None:
+        """Of keys that their writers gave up, observe what took their places: leave, and come back with those."""
+        observers = [_moved(each, journal) for each in self.observers]
+        if observers != self.observers:
+            self.observers = observers
+            self._leave_after(0)
+
+    @property
+    def live(self) -> bool:
+        """It is connected, and all of its selections are answered."""
+        return self._talk is not None and self._talk.answered
+
     async def run(self) -> None:
         """For ever."""
         while True:
@@ -76,8 +98,8 @@ class Client:
     async def _visit(self) -> None:
         if not (addresses := self._stage.addresses()):
             return
-        self._place = self._other(list(TRANSPORTS), self._place[0]), self._other(addresses, self._place[1])
-        conversation = self._conversation(*self._place)
+        self._place = self._other(self._transports, self._place[0]), self._other(addresses, self._place[1])
+        conversation = self._talk = self._conversation(*self._place)
         try:
             async with asyncio.timeout(None if self._held else self._dice.uniform(*self._stay)) as self._leaving:
                 await converse(conversation)
@@ -87,7 +109,7 @@ class Client:
             log.exception("%s on %s %s", self.observers[0].name, *self._place)
             self.observers[0].blame("protocol", f"{type(error).__name__}: {error}")
         finally:
-            self._leaving = None
+            self._talk = self._leaving = None
             self.conversations[conversation.transport] += conversation.messages > 0
             self.messages[conversation.transport] += conversation.messages
 
@@ -104,10 +126,12 @@ class Client:
 
 
 class Fleet:
-    """`size` clients, together on all channels under test, and two that read slowly."""
+    """`size` clients, together on all channels under test; besides, for each transport one that keeps to it and follows
+    all channels, so that each is heard on each through every fault; and two that read slowly.
+    """
 
     def __init__(self, stage: Reachable, journal: Journal, size: int, dice: Random, report: Report) -> None:
-        self._dice = dice
+        self._journal, self._dice = journal, dice
         self._clients: list[Client] = []
         self._tasks = Tasks()
         channels = [*(f"{store}/{stage.collection}" for store in stage.stores), "weather/current"]
@@ -118,6 +142,11 @@ class Fleet:
                 for part, (channel, key) in enumerate(_selections(channels, channels[number % len(channels)], own))
             ]
             self._clients.append(Client(stage, observers, own))
+        for transport in TRANSPORTS:
+            observers = [
+                Observer(f"{transport} {channel}", channel, None, "all", journal, report) for channel in channels
+            ]
+            self._clients.append(Client(stage, observers, Random(dice.getrandbits(64)), transports=[transport]))  # noqa: S311
         modes: tuple[Mode, ...] = ("latest", "all")
         slow = [Observer(f"slow-{mode}", f"redis/{stage.collection}", None, mode, journal, report) for mode in modes]
         self._slow = [SlowReader(stage, observer, dice) for observer in slow]
@@ -125,6 +154,11 @@ class Fleet:
     @property
     def observers(self) -> list[Observer]:
         return [observer for client in (*self._clients, *self._slow) for observer in client.observers]
+
+    @property
+    def keys(self) -> set[tuple[str, str]]:
+        """Those that are observed one by one, each with its channel."""
+        return {(each.channel, each.key) for each in self.observers if each.key is not None}
 
     @property
     def conversations(self) -> Counter[str]:
@@ -159,6 +193,12 @@ class Fleet:
             slow.rest()
         for client in self._clients:
             client.flap()
+            client.follow(self._journal)
+
+    @property
+    def absent(self) -> list[Client]:
+        """Those who are not being told what happens."""
+        return [client for client in (*self._clients, *self._slow) if not client.live]
 
 
 def _selections(channels: Sequence[str], first: str, dice: Random) -> list[Selection]:
@@ -168,6 +208,12 @@ def _selections(channels: Sequence[str], first: str, dice: Random) -> list[Selec
         return [(first, f"k{key}") for key in dice.sample(range(KEYS), count)]
     others = dice.sample([each for each in channels if each != first], count - 1)
     return [(channel, None) for channel in (first, *others)]
+
+
+def _moved(observer: Observer, journal: Journal) -> Observer:
+    if observer.key is None or (key := journal.current(observer.channel, observer.key)) == observer.key:
+        return observer
+    return observer.of(key)
 
 
 def _mode(dice: Random) -> Mode:

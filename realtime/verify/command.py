@@ -6,7 +6,8 @@ import asyncio
 import difflib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
@@ -14,12 +15,12 @@ import msgspec
 from msgspec import Struct
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, StartError
 from ..serve import signalled
 from .faults import FAULTS
 from .report import Report, summary
 from .run import Plan, run
-from .stage import NODE, given_stage, open_stage
+from .stage import NODE, Stage, given_stage, open_stage
 
 REACH = 5.0  # seconds for nodes that run already to be ready
 
@@ -67,25 +68,33 @@ async def verify_all(options: Options, seeds: Sequence[int], *, as_json: bool) -
 
 
 async def verify(options: Options, seed: int, stop: asyncio.Event) -> Report:
-    """One run, until it is over or to `stop`. The logs of servers and nodes are kept where a promise was broken."""
+    """One run, until it is over or to `stop`. The logs of servers and nodes are kept where a promise was broken, or
+    where they do not start. Raises StartError."""
     plan = Plan(seed, options.seconds, options.clients, options.faults)
     if options.at:
-        async with given_stage(options.at, options.urls) as stage:
-            await stage.ready(REACH)
-            return await run(stage, plan, _say, stop)
+        return await run(_reached(options), plan, _say, stop)
     data = Path(tempfile.mkdtemp(prefix="realtime-verify-"))
     kept = False
     try:
         _say(f"seed {seed}: starting PostgreSQL, Redis, MongoDB and {options.nodes} nodes …")
-        async with open_stage(data, options.nodes, options.program) as stage:
-            report = await run(stage, plan, _say, stop)
+        report = await run(open_stage(data, options.nodes, options.program), plan, _say, stop)
         kept = bool(report.violations)
+    except StartError:
+        kept = not stop.is_set()
+        raise
     finally:
         if kept:
             _say(f"the logs of nodes and servers are in {data}")
         else:
             await asyncio.to_thread(shutil.rmtree, data, ignore_errors=True)
     return report
+
+
+@asynccontextmanager
+async def _reached(options: Options) -> AsyncIterator[Stage]:
+    async with given_stage(options.at, options.urls) as stage:
+        await stage.ready(REACH)
+        yield stage
 
 
 def _say(text: str) -> None:

@@ -46,7 +46,13 @@ class Conversation:
 
     @property
     def answered(self) -> bool:
+        """All selections, and so it is told what happens from now on."""
         return self._answers >= len(self.observers)
+
+    def answer(self) -> None:
+        """All selections were answered at once."""
+        self.messages += 1
+        self._answers = len(self.observers)
 
     def ask(self) -> str:
         """All are asked for at once, from this joined cursor; where one has none, all begin anew."""

@@ -5,7 +5,6 @@ They wrap the broker and the stores that the node is made of: what is tested is 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -42,8 +41,6 @@ class Failpoints:
             case ["clock", seconds]:
                 log.info("failpoint: %s", line)
                 _set_clock(float(seconds))
-            case ["tasks"]:
-                log.info("failpoint: tasks: %d", len(asyncio.all_tasks()))
             case _:
                 raise ValueError(f"no failpoint: {line!r}")
 

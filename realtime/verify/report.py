@@ -10,11 +10,13 @@ from .checker import Violation
 
 
 class Round(Struct):
-    """One fault, struck once. Seconds: `healed` from its lifting (or the last write) until every client was right,
-    None where that never came; `takeover` the longest time that a feed's holder was dead or frozen."""
+    """One fault, struck once. Seconds: `healed` from its lifting (or the last write) until every client was right and
+    live, a write to each channel answered, and heard by all; None where that never came. `takeover`: the longest time
+    that a feed's holder was dead or frozen."""
 
     fault: str
     writing: bool  # writes went on; else they stopped at the fault
+    idle: str = ""  # why there was nothing to strike
     healed: float | None = None
     takeover: float | None = None
     violations: int = 0
@@ -33,6 +35,12 @@ class Report(Struct):
     memory: int = 0  # MiB, the most that a node had
     skipped: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def never(self) -> dict[str, str]:
+        """The faults that were due and never struck -> why."""
+        struck = {each.fault for each in self.rounds if not each.idle}
+        return {each.fault: f"as {each.idle}" for each in self.rounds if each.fault not in struck}
+
 
 def summary(report: Report) -> str:
     head = f"seed {report.seed}: {len(report.rounds)} rounds in {report.seconds:.0f} s"
@@ -44,16 +52,17 @@ def summary(report: Report) -> str:
             "",
             f"{head}, {report.clients} clients",
             *(f"  {what}: {_listed(counts)}" for what, counts in report.counts.items()),
-            *_skipped(report.skipped),
+            *_listing("skipped", report.skipped),
+            *_listing("never struck", report.never),
             *_verdict(report.violations),
         ]
     )
 
 
 def _table(rounds: Sequence[Round]) -> Iterator[str]:
-    yield f"{'fault':<24}{'rounds':>7}{'healed after':>15}{'takeover after':>17}{'violations':>12}"
+    yield f"{'fault':<24}{'struck':>7}{'healed after':>15}{'takeover after':>17}{'violations':>12}"
     for name in dict.fromkeys(each.fault for each in rounds):
-        mine = [each for each in rounds if each.fault == name]
+        mine = [each for each in rounds if each.fault == name and not each.idle]
         healed = _worst([each.healed for each in mine])
         takeover = _worst([each.takeover for each in mine if each.takeover is not None])
         yield f"{name:<24}{len(mine):>7}{healed:>15}{takeover:>17}{sum(each.violations for each in mine):>12}"
@@ -71,9 +80,9 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
 
 
-def _skipped(skipped: dict[str, str]) -> Iterator[str]:
-    for why in dict.fromkeys(skipped.values()):
-        yield f"  skipped, {why}: {', '.join(name for name in skipped if skipped[name] == why)}"
+def _listing(what: str, faults: dict[str, str]) -> Iterator[str]:
+    for why in dict.fromkeys(faults.values()):
+        yield f"  {what}, {why}: {', '.join(name for name in faults if faults[name] == why)}"
 
 
 def _verdict(violations: Sequence[Violation]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
 from signal import Signals
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from redis.exceptions import RedisError
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
@@ -43,10 +43,18 @@ LOOK = 0.05  # seconds between two looks
 Say = Callable[[str], None]
 
 
+class Lease(NamedTuple):
+    """`token`: another one each time that a node, or the same one started again, takes it."""
+
+    token: str
+    holder: NodeProcess
+
+
 class Stage:
     """`nodes`: those that are processes of our own. `owned`: what is ours to break, `nodes` and stores.
 
-    `collection`: of this run alone, in each store. `urls`: of the stores themselves, past all links.
+    `collection`: of this run alone, in each store; `names`: all keys that it may have, so that nobody has to look
+    through what others have beside it. `urls`: of the stores themselves, past all links.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Stage:
     ) -> None:
         self.urls, self.nodes = urls, nodes
         self.collection = f"verify_{token_hex(4)}"
+        self.names: set[str] = set()
         self.owned = frozenset({"nodes", *STORES} if servers else ())
         self._addresses, self._servers = addresses, servers
         self._redis = redis_pubsub.client(urls["redis"]) if "redis" in urls else None
@@ -115,11 +124,16 @@ class Stage:
             return f"{address}: {error}"
         return "" if answer.code == 200 else f"{address}: {answer.body.decode(errors='replace') or answer.reason}"
 
-    async def holder(self, store: str) -> NodeProcess | None:
-        """The node that holds the lease of a store's feed, dead or alive; None: nobody, or Redis is down."""
+    async def lease(self, store: str) -> Lease | None:
+        """Of a store's feed; None: nobody holds it, or Redis is down."""
         token = await self._known(LEASE + store)
         name = token.rpartition("/")[0].rpartition(".")[0]
-        return next((node for node in self.nodes if node.name == name), None)
+        return next((Lease(token, node) for node in self.nodes if node.name == name), None)
+
+    async def holder(self, store: str) -> NodeProcess | None:
+        """The node that holds the lease of a store's feed, dead or alive."""
+        lease = await self.lease(store)
+        return lease.holder if lease else None
 
     async def _known(self, key: str) -> str:
         """What Redis has under a name; nothing where it does not answer at once."""

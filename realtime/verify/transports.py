@@ -133,7 +133,7 @@ async def polls(talk: Conversation) -> NoReturn:
             answer = await connection.get(talk.target(**query), {}, WAIT + HEAD)
             await accept(answer)
             body = await answer.whole(HEAD)
-        talk.messages += 1
+        talk.answer()
         _share(talk.observers, msgspec.json.decode(body, type=_Poll))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..errors import NotFound, Refused
 from ..tasks import Tasks
 from .checker import Journal, Report, Violation
 from .outside import Doubt, Outside, Way
-from .rest import Rest
+from .rest import WAITS, Rest
 from .stage import Stage
 
 log = logging.getLogger("realtime.verify.writers")
@@ -51,11 +51,13 @@ class Key(Struct):
 
 
 class Channel(Struct):
-    """A collection that is written to: `ways`, by the name that its values carry."""
+    """A collection that is written to: `ways`, by the name that its values carry. `plainly`: as `service`, and
+    answered as soon as the store has it."""
 
     store: str
     name: str
     service: Rest
+    plainly: Rest
     past: Mapping[str, Way]
     keys: list[Key]
 
@@ -93,8 +95,8 @@ class Writers:
         name = f"{store}/{self._stage.collection}"
         past = self._past.get(store)
         ways = {} if past is None else dict.fromkeys(past.routes, past)
-        rest = Rest(self._stage, name, self._http, self._dice)
-        return Channel(store, name, rest, ways, [Key(place) for place in range(keys)])
+        rest, plainly = (Rest(self._stage, name, self._http, self._dice, waits=waits) for waits in (WAITS, 0.0))
+        return Channel(store, name, rest, plainly, ways, [Key(place) for place in range(keys)])
 
     def start(self) -> None:
         self._stopping = False
@@ -118,6 +120,16 @@ class Writers:
                 for key in channel.keys:
                     key.there = False
 
+    async def probe(self, observed: Collection[tuple[str, str]]) -> None:
+        """A write by REST to each channel, and to each of these keys in it, until each is answered; for ever."""
+        await asyncio.gather(*(self._probe(channel, observed) for channel in self._channels))
+
+    async def _probe(self, channel: Channel, observed: Collection[tuple[str, str]]) -> None:
+        keys = [key for key in channel.keys if (channel.name, key.name) in observed]
+        for key in keys or [self._dice.choice(channel.keys)]:
+            while not await self._make(channel, key, "rest", channel.plainly):  # noqa: ASYNC110  no event tells
+                await asyncio.sleep(SHY)
+
     async def close(self) -> None:
         await self.stop()
         await self._tasks.close()
@@ -133,10 +145,13 @@ class Writers:
             await asyncio.sleep(self._pause if answered else SHY)
 
     async def _once(self, channel: Channel, key: Key) -> bool:
-        """Whether it was answered; else the key is given up."""
-        name, way = self._way(channel)
         deletes = key.there and self._dice.random() < DELETED
+        return await self._make(channel, key, *self._way(channel), deletes=deletes)
+
+    async def _make(self, channel: Channel, key: Key, name: str, way: Way, *, deletes: bool = False) -> bool:
+        """Whether the write was answered; else the key is given up."""
         n = self._journal.issue(channel.name, key.name, "delete" if deletes else "put")
+        self._stage.names.add(key.name)
         try:
             if deletes:
                 await way.delete(key.name)
@@ -147,7 +162,9 @@ class Writers:
             self.writes[f"{channel.store} in doubt"] += 1
             if error.fault:
                 self._surprised(channel, f"{key.name} met a mistake: {error}")
+            given_up = key.name
             key.give_up()
+            self._journal.give_up(channel.name, given_up, key.name)
             return False
         except NotFound as error:
             key.there = False

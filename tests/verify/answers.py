@@ -1,10 +1,14 @@
-"""A server that says what it is told to, byte by byte: what no node says, clients must be seen to notice."""
+"""Servers that say what they are told to: what no node says, clients must be seen to notice."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -28,3 +32,14 @@ async def answering(*pieces: bytes, open_end: bool = False) -> AsyncIterator[str
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         held.set()
+
+
+@asynccontextmanager
+async def serving(handler: type[RequestHandler]) -> AsyncIterator[str]:
+    """The address of a service of which every path is this one."""
+    sockets = bind_sockets(0, "127.0.0.1")
+    server = HTTPServer(Application([(".*", handler)]))
+    server.add_sockets(sockets)
+    yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    server.stop()
+    await server.close_all_connections()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Raw
 
 from realtime.brokers import redis as broker
 from realtime.channels import Channel
+from realtime.node import Node
 from realtime.protocol import Cursor, Placed
-from realtime.session import Subscription
+from realtime.session import Session, Subscription
 from realtime.stores.redis import RedisStore
 from realtime.verify import node
 
@@ -57,11 +58,32 @@ def version_check() -> None:
     broker._PUBLISH = script.replace(check, "if true then")
 
 
+def resume_place() -> None:
+    """A resume goes on from another place than the one that was asked for."""
+    resume: Any = Subscription.resume
+
+    def elsewhere(self: Subscription, cursor: Cursor, history: Iterable[Placed]) -> None:
+        resume(self, Cursor(cursor.epoch, cursor.offset + 1, cursor.fence), history)
+
+    Subscription.resume = elsewhere  # type: ignore[method-assign]
+
+
+def release() -> None:
+    """What clients leave behind stays."""
+
+    def keep(self: Node, session: Session) -> None:
+        pass
+
+    Node.release = keep  # type: ignore[method-assign]
+
+
 SAFEGUARDS: dict[str, Callable[[], None]] = {
     "gap check": gap_check,
     "fence": fence,
     "reconcile": reconcile,
     "version check": version_check,
+    "resume's place": resume_place,
+    "release": release,
 }
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ class Pair:
     def __init__(self, mode: Mode = "all", key: str | None = None) -> None:
         self.violations: list[Violation] = []
         self.key = UNSET if key is None else key
-        self.journal = Journal(lambda: 0.0)
+        self.journal = Journal(lambda: 0.0, history=10)
         self.observer = Observer("tester", CHANNEL, key, mode, self.journal, self.violations.append)
 
     @property
@@ -44,7 +44,13 @@ class Pair:
         self.observer.asked("test")
         self.observer.hear(Subscribed(1, CHANNEL, cursor, None, self.key))
 
+    def refused(self, cursor: str, reason: str) -> None:
+        self.observer.asked("test")
+        self.observer.hear(Subscribed(1, CHANNEL, cursor, {}, self.key, reason=reason))
+
     def reset(self, cursor: str, **items: int) -> None:
+        """Something has ended the history."""
+        self.journal.strike((), ["redis"])
         shown = {key: value(number) for key, number in items.items()}
         self.observer.hear(Reset(CHANNEL, cursor, shown, "epoch", self.key))
 
@@ -172,6 +178,46 @@ def test_i3_items_in_place_of_history_without_a_reason() -> None:
     assert pair.broken == ["I3"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "missed", "broken"),
+    [("epoch", 0, ["I3"]), ("trimmed", 9, ["I3"]), ("trimmed", 10, [])],
+)
+def test_i3_refused_though_the_history_has_it(reason: str, missed: int, broken: list[str]) -> None:
+    pair = Pair()
+    pair.subscribed("v1.e.7")
+    pair.refused(f"v1.e.{7 + missed}", reason)
+    assert pair.broken == broken
+
+
+def test_i3_another_epoch_is_no_long_way() -> None:
+    pair = Pair()
+    pair.subscribed("v1.e.7")
+    pair.refused("v1.f.99", "trimmed")
+    assert pair.broken == ["I3"]
+
+
+def test_i5_reset_though_nothing_has_ended_the_history() -> None:
+    pair = Pair()
+    pair.subscribed("v1.e.7")
+    pair.journal.strike((), ["postgres"])
+    pair.observer.hear(Reset(CHANNEL, "v1.f.0", {}, "epoch", more=True))
+    pair.observer.hear(Reset(CHANNEL, "v1.f.0", {}, "epoch"))
+    assert pair.broken == ["I5"]
+    assert "the history of redis" in pair.violations[0].text
+
+
+def test_a_fault_may_end_a_history_until_all_is_settled() -> None:
+    pair = Pair()
+    pair.subscribed("v1.e.7")
+    pair.journal.strike((), ["redis"])
+    pair.refused("v1.f.3", "epoch")
+    pair.reset("v1.g.0")
+    assert pair.broken == []
+    pair.journal.settle()
+    pair.refused("v1.h.0", "epoch")
+    assert pair.broken == ["I3"]
+
+
 def test_i3_a_poll_that_skips() -> None:
     pair = Pair()
     pair.subscribed("v1.e.7")
@@ -201,6 +247,18 @@ def test_i5_an_acknowledged_write_that_was_never_told() -> None:
     assert "a as of 1" in pair.violations[0].text
 
 
+def test_i5_a_delete_behind_a_snapshot_from_before_the_put() -> None:
+    """Without the put in it, the snapshot cannot have told of the delete."""
+    pair = Pair()
+    pair.wrote("a")
+    pair.deleted("a")
+    pair.subscribed("v1.e.7")
+    pair.observer.hear(put("a", 1, "v1.e.8"))
+    pair.observer.settle()
+    assert pair.broken == ["I5"]
+    assert "a as of 2" in pair.violations[0].text
+
+
 @pytest.mark.parametrize("how", ["a snapshot", "not exact", "forgiven", "another key"])
 def test_i5_what_need_not_be_told(how: str) -> None:
     pair = Pair(key="a")
@@ -209,7 +267,7 @@ def test_i5_what_need_not_be_told(how: str) -> None:
     if how == "a snapshot":
         pair.reset("v1.f.0", a=1)
     if how == "forgiven":
-        pair.journal.forgive("redis")
+        pair.journal.strike(["redis"], ())
     pair.observer.settle()
     assert pair.broken == []
 
@@ -218,7 +276,7 @@ def test_a_store_that_lost_data_is_forgiven_until_all_is_settled() -> None:
     pair = Pair()
     pair.subscribed("v1.e.7")
     pair.observer.hear(put("a", 5, "v1.e.8", "z"))
-    pair.journal.forgive("redis")
+    pair.journal.strike(["redis"], ())
     pair.reset("v1.f.0", a=3)
     assert pair.broken == []
     pair.observer.settle()
@@ -256,3 +314,13 @@ def test_a_delete_in_doubt_may_be_made_later() -> None:
     pair.journal.settle()
     pair.observer.hear(delete("a", "v1.e.8", "v2"))
     assert pair.broken == []
+
+
+def test_a_key_that_was_given_up_is_observed_where_it_goes_on() -> None:
+    pair = Pair(key="a")
+    pair.subscribed("v1.e.7", a=1)
+    pair.journal.give_up(CHANNEL, "a", "a.1")
+    pair.journal.give_up(CHANNEL, "a.1", "a.2")
+    assert [pair.journal.current(CHANNEL, key) for key in ("a", "a.1", "a.2", "b")] == ["a.2", "a.2", "a.2", "b"]
+    other = pair.observer.of("a.2")
+    assert (other.name, other.key, other.cursor, other.counts["snapshot"]) == ("tester", "a.2", None, 1)

@@ -305,6 +305,36 @@ async def test_a_held_client_stays_until_its_connection_breaks(servers: Embedded
         assert stage.violations == []
 
 
+async def test_a_client_is_live_while_all_of_it_is_answered(servers: Embedded) -> None:
+    async with things(servers) as stage:
+        for transport in TRANSPORTS:
+            observers = [stage.observer("redis/things"), stage.observer("mongo/things", "k0")]
+            client = Client(stage, observers, Random(1), transports=[transport])
+            client.hold()
+            assert not client.live
+            async with running(client):
+                await until(lambda: client.live)  # noqa: B023
+                assert all(each.cursor for each in observers)
+            assert not client.live
+
+
+async def test_a_client_follows_keys_to_where_their_writers_go_on(servers: Embedded) -> None:
+    async with things(servers) as stage:
+        client = Client(stage, [stage.observer("redis/things", "k0"), stage.observer("mongo/things")], Random(1))
+        client.hold()
+        async with running(client):
+            await until(lambda: client.live)
+            client.follow(stage.journal)
+            assert [each.key for each in client.observers] == ["k0", None]
+            stage.journal.give_up("redis/things", "k0", "k0.1")
+            await stage.write("redis/things", "k0.1")
+            client.follow(stage.journal)
+            await stage.told(client.observers[0], "k0.1")
+            await until(lambda: client.live)
+        assert [each.key for each in client.observers] == ["k0.1", None]
+        assert stage.violations == []
+
+
 async def test_where_nobody_answers_it_does_not_hurry() -> None:
     """With no node at all, and with one that refuses."""
     async with answering() as gone:
@@ -388,14 +418,20 @@ async def test_a_fleet_has_all_kinds_of_selections() -> None:
         assert len(set(selections)) == len(selections)
         for channel, key in selections:
             assert key is not None or [each for each, _ in selections].count(channel) == 1
-    assert {len(client.observers) for client in fleet._clients} == {1, 2, 3}
+    *clients, first, second, third, fourth, fifth = fleet._clients
+    assert {len(client.observers) for client in clients} == {1, 2, 3}
+    for transport, client in zip(TRANSPORTS, (first, second, third, fourth, fifth), strict=True):
+        assert list(client._transports) == [transport]
+        assert [(each.channel, each.key) for each in client.observers] == [
+            (channel, None) for channel in (*CHANNELS, "weather/current")
+        ]
 
 
 async def test_a_share_of_a_fleet_is_held() -> None:
     stage = Things([])
     fleet = Fleet(stage, stage.journal, 12, Random(3), stage.violations.append)
     fleet.hold(0.5)
-    assert sum(client._held for client in fleet._clients) == 6
+    assert sum(client._held for client in fleet._clients) == (12 + len(TRANSPORTS)) // 2
     fleet.hold()
     assert all(client._held for client in fleet._clients)
     fleet.flap()

@@ -420,10 +420,6 @@ async def seconds_ahead(client: Listener) -> float:
     return datetime.fromisoformat(observed).timestamp() - time.time()
 
 
-async def test_a_node_tells_its_tasks(stage: Stage) -> None:
-    assert re.fullmatch(r"tasks: [1-9]\d*", await told(stage.nodes[0], "tasks"))
-
-
 async def test_what_is_no_failpoint_ends_the_node_loudly(stage: Stage) -> None:
     node = stage.nodes[0]
     node.tell("die laughing")

@@ -12,9 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from tornado.httpclient import AsyncHTTPClient
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 
 from realtime.embedded import Embedded
 from realtime.errors import Refused
@@ -28,6 +26,7 @@ from realtime.verify.writers import WRITERS, Writers
 from tests.cluster import address, cluster
 from tests.process import data_directory
 from tests.test_outage import behind_proxy
+from tests.verify.answers import serving
 from tests.wait import until
 
 # expects_logs: a table that becomes live resets who listens already
@@ -190,7 +189,7 @@ async def test_what_a_store_was_made_to_lose_is_forgiven(servers: Embedded) -> N
     async with site(servers, keys=24) as here:
         here.writers.start()
         await here.written(40, "redis rest")
-        here.journal.forgive("redis")
+        here.journal.strike(["redis"], ())
         await here.outside["redis"].drop()
         await here.written(10, "redis rest")
         await here.writers.stop()
@@ -234,7 +233,7 @@ async def test_what_an_answer_means(status: int, outcome: str, told: bool) -> No
             self.set_status(status)
 
     violations: list[Violation] = []
-    async with answering(Answer) as url, given_stage([url], {}) as stage:
+    async with serving(Answer) as url, given_stage([url], {}) as stage:
         writers = Writers(stage, Memory(), [], random.Random(7), violations.append, keys=3, pause=0.0)
         writers.start()
         await until(lambda: bool(violations) if told else bool(writers.writes[outcome]))
@@ -251,7 +250,7 @@ async def test_a_node_that_does_not_answer_is_not_waited_for_long() -> None:
             asked.append(self)
             await asyncio.Event().wait()
 
-    async with answering(Silence) as url, given_stage([url], {}) as stage:
+    async with serving(Silence) as url, given_stage([url], {}) as stage:
         writers = Writers(stage, Memory(), [], random.Random(7), keys=3)
         writers.start()
         await until(lambda: len(asked) == 2 * WRITERS)
@@ -259,17 +258,6 @@ async def test_a_node_that_does_not_answer_is_not_waited_for_long() -> None:
         await writers.close()
         assert time.monotonic() - began < BOUND + 2
         assert writers.writes == {"redis in doubt": WRITERS, "mongo in doubt": WRITERS}
-
-
-@asynccontextmanager
-async def answering(handler: type[RequestHandler]) -> AsyncIterator[str]:
-    """The address of a service of which every path is this one."""
-    sockets = bind_sockets(0, "127.0.0.1")
-    server = HTTPServer(Application([(".*", handler)]))
-    server.add_sockets(sockets)
-    yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    server.stop()
-    await server.close_all_connections()
 
 
 async def test_a_writer_that_dies_is_told(servers: Embedded) -> None:
@@ -296,6 +284,30 @@ async def test_of_a_cluster_whose_stores_are_unknown_only_the_service_is_used(se
         finally:
             await writers.close()
         assert {kind for kind in writers.writes if "in doubt" not in kind} == {"mongo rest", "redis rest"}
+
+
+async def test_a_probe_is_a_write_to_each_channel_and_to_each_observed_key(servers: Embedded) -> None:
+    async with site(servers) as here:
+        observed = {(f"redis/{here.collection}", "k1"), (f"redis/{here.collection}", "k4")}
+        await here.writers.probe(observed)
+        assert {*await here.outside["redis"].read()} == {"k1", "k4"}
+        assert [len(await here.outside[store].read()) for store in ("postgres", "mongo")] == [1, 1]
+        for store in STORES:
+            await here.agrees(store)
+
+
+async def test_a_probe_goes_on_until_it_is_answered(servers: Embedded) -> None:
+    async with site(servers, proxied=True) as here:
+        here.proxies["redis"].mode = "refuse"
+        here.proxies["redis"].reset()
+        probing = asyncio.create_task(here.writers.probe([]))
+        await here.written(3, "redis in doubt")
+        assert not probing.done()
+        here.proxies["redis"].mode = "ok"
+        async with asyncio.timeout(30):
+            await probing
+        assert here.given_up("redis")
+        await here.agrees("redis")
 
 
 async def test_nothing_is_left_behind(servers: Embedded) -> None:

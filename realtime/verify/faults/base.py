@@ -19,11 +19,18 @@ NODES = frozenset({"nodes"})  # what most of them need
 Strike = Callable[["Stage", Random], AbstractAsyncContextManager[None]]
 
 
+class NotStruck(Exception):
+    """There was nothing to strike; all is as it was."""
+
+
 class Fault(Struct, frozen=True):
     """Entering `strike` injects it; leaving lifts it, and everything is up again then, also after an error.
 
-    `needs`: a subset of `Stage.owned`, or `url:<store>` where knowing its address is enough. `hold`: seconds between
-    the two. `loses`: the stores whose own data are thrown away or rewritten, so that nothing is promised of them.
+    It raises NotStruck where there is nothing to strike. `needs`: a subset of `Stage.owned`, or `url:<store>` where
+    knowing its address is enough. `hold`: seconds between the two. `loses`: the stores whose own data are thrown away
+    or rewritten, so that nothing is promised of them. `resets`: those whose history ends, so that clients are told so
+    (`reset`), and not every version; all others' has to hold. `takeover`: seconds until a feed must have another holder
+    than the one that was killed or frozen.
     """
 
     name: str
@@ -32,6 +39,8 @@ class Fault(Struct, frozen=True):
     needs: frozenset[str]
     hold: float = 1.0
     loses: frozenset[str] = frozenset()
+    resets: frozenset[str] = frozenset()
+    takeover: float | None = None
     long: bool = False  # it takes minutes: only where it is asked for by name
 
 

@@ -26,7 +26,9 @@ LONG = 5.0  # seconds
 
 @asynccontextmanager
 async def flooded(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    names = [f"{stage.collection}:f-flood-{number}" for number in range(KEYS)]
+    keys = [f"f-flood-{number}" for number in range(KEYS)]
+    stage.names.update(keys)
+    names = [f"{stage.collection}:{key}" for key in keys]
     async with direct(stage) as redis:
         try:
             async with meanwhile(_flood(redis, names, dice), "flood"):
@@ -42,4 +44,7 @@ async def _flood(redis: Any, names: list[str], dice: Random) -> None:
         await asyncio.sleep(PAUSE)
 
 
-FAULTS = (Fault("flood", "2 MB a second, past clients that do not read", flooded, KNOWN, hold=LONG),)
+# More than a resume may answer with: who missed all of it is given the items.
+MISSED = frozenset({"redis"})
+
+FAULTS = (Fault("flood", "2 MB a second, past clients that do not read", flooded, KNOWN, hold=LONG, resets=MISSED),)

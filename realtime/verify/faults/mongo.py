@@ -110,9 +110,15 @@ async def updated(stage: Stage, dice: Random) -> AsyncIterator[None]:
 FAULTS = (
     Fault("mongo-stop", "MongoDB is stopped, and started again", ended("mongo", SIGTERM), OWNED),
     Fault("mongo-kill", "MongoDB is killed (-9), and started again", ended("mongo", SIGKILL), OWNED),
-    Fault("mongo-history-lost", "MongoDB has forgotten changes that nobody has seen", history_lost, OWNED | NODES),
-    Fault("mongo-dropped", "the collection is dropped", dropped, NEEDS, loses=OWNED),
-    Fault("mongo-renamed", "the collection is renamed, and back again", renamed, NEEDS, loses=OWNED),
+    Fault(
+        "mongo-history-lost",
+        "MongoDB has forgotten changes that nobody has seen",
+        history_lost,
+        OWNED | NODES,
+        resets=OWNED,
+    ),
+    Fault("mongo-dropped", "the collection is dropped", dropped, NEEDS, loses=OWNED, resets=OWNED),
+    Fault("mongo-renamed", "the collection is renamed, and back again", renamed, NEEDS, loses=OWNED, resets=OWNED),
     Fault("mongo-many", f"{MANY} documents are inserted at once, and deleted at once", many, NEEDS),
     Fault("mongo-updates", "documents are updated in place by another program", updated, NEEDS),
 )

@@ -13,7 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ..stage import FEEDS, STORES
-from .base import NODES, Fault, Strike
+from .base import NODES, Fault, NotStruck, Strike
 from .network import cut
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OVER = 7.0  # seconds, after which a lease is, and another has had time to take it
 STALL = 10.0  # seconds
 JUMP = 3600.0  # seconds
+KILLED, FROZEN = 1.0, 6.0  # seconds until another node has the feeds of such a one (docs/guarantees.md)
 FIRES = 5.0  # seconds until a failpoint must have been reached
 HELD = 10.0  # seconds until a feed must have a holder
 
@@ -47,9 +48,11 @@ async def holder(stage: Stage, dice: Random, store: str) -> NodeProcess:
 
 
 async def standby(stage: Stage, dice: Random, store: str) -> NodeProcess:
-    """One that holds no feed, if there is one."""
+    """One that holds no feed. Raises NotStruck where there is none."""
     holders = [await stage.holder(each) for each in FEEDS]
-    return dice.choice([node for node in stage.nodes if node not in holders] or stage.nodes)
+    if not (others := [node for node in stage.nodes if node not in holders]):
+        raise NotStruck("each node holds a feed")
+    return dice.choice(others)
 
 
 # what happens to it ---------------------------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ def killed(choose: Choose) -> Strike:
 
 
 def dying(step: str, choose: Choose) -> Strike:
-    """Dead by its own hand. Where nothing is written in time, it never gets there, and is killed where it is."""
+    """Dead by its own hand. Where nothing is written in time it does not get there, and is killed lest it still do."""
 
     @asynccontextmanager
     async def strike(stage: Stage, dice: Random) -> AsyncIterator[None]:
@@ -89,6 +92,7 @@ def dying(step: str, choose: Choose) -> Strike:
                     await node.died()
             if node.up:
                 await node.kill()
+                raise NotStruck(f"{node.name} never came to that step")
             yield
 
     return strike
@@ -110,9 +114,13 @@ def frozen(choose: Choose) -> Strike:
 @asynccontextmanager
 async def two_holders(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """What a holder sends to Redis arrives when its lease is over and another's."""
-    node = await holder(stage, dice, dice.choice(STORES))
+    store = dice.choice(STORES)
+    node = await holder(stage, dice, store)
+    before = await stage.lease(store)
     with cut([node.links["redis"]], "slow", delay=OVER - 1):
         yield
+        if await stage.lease(store) == before:
+            raise NotStruck(f"the lease of {store} was not taken from {node.name}")
 
 
 @asynccontextmanager
@@ -154,18 +162,38 @@ async def clocks_jumped(stage: Stage, dice: Random) -> AsyncIterator[None]:
             node.tell("clock 0")
 
 
-def _fault(name: str, text: str, strike: Strike, hold: float = 1.0) -> Fault:
-    return Fault(name, text, strike, NODES, hold)
+def _fault(name: str, text: str, strike: Strike, hold: float = 1.0, takeover: float | None = None) -> Fault:
+    return Fault(name, text, strike, NODES, hold, takeover=takeover)
 
 
 FAULTS = (
-    _fault("node-kill", "a node is killed (-9), and started again", killed(anyone)),
-    _fault("holder-kill", "the holder of a feed is killed (-9): a standby takes it", killed(holder)),
-    _fault("die-after-commit", "a node dies between a write's commit and its answer", dying("after-commit", anyone)),
-    _fault("die-before-append", "a holder dies with a change not yet in the log", dying("before-append", holder)),
-    _fault("die-after-append", "a holder dies before it keeps the mark of a change", dying("after-append", holder)),
-    _fault("die-in-transaction", "a holder dies with half of a batch in the log", dying("in-transaction", holder)),
-    _fault("holder-frozen", "the holder of a feed is frozen for longer than its lease", frozen(holder), OVER),
+    _fault("node-kill", "a node is killed (-9), and started again", killed(anyone), takeover=KILLED),
+    _fault("holder-kill", "the holder of a feed is killed (-9): a standby takes it", killed(holder), takeover=KILLED),
+    _fault(
+        "die-after-commit",
+        "a node dies between a write's commit and its answer",
+        dying("after-commit", anyone),
+        takeover=KILLED,
+    ),
+    _fault(
+        "die-before-append",
+        "a holder dies with a change not yet in the log",
+        dying("before-append", holder),
+        takeover=KILLED,
+    ),
+    _fault(
+        "die-after-append",
+        "a holder dies before it keeps the mark of a change",
+        dying("after-append", holder),
+        takeover=KILLED,
+    ),
+    _fault(
+        "die-in-transaction",
+        "a holder dies with half of a batch in the log",
+        dying("in-transaction", holder),
+        takeover=KILLED,
+    ),
+    _fault("holder-frozen", "the holder of a feed is frozen for longer than its lease", frozen(holder), OVER, FROZEN),
     _fault("node-frozen", "a node that holds no feed is frozen", frozen(standby), OVER),
     _fault("two-holders", "a holder's words reach Redis late, when another is the holder", two_holders, OVER),
     _fault("rolling-restart", "one node after the other drains, ends, and is started again", rolling_restart),

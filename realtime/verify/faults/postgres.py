@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Sql = asyncpg.Connection[asyncpg.Record]
 
-NEEDS = frozenset({"postgres"})
+NEEDS = HISTORY = frozenset({"postgres"})
 LOOK = 0.05  # seconds between two looks at the slot
 PATIENCE = 30.0  # seconds for what should take a few
 
@@ -130,7 +130,19 @@ FAULTS = (
     ),
     Fault("postgres-kill", "PostgreSQL is killed (-9), and started again", ended("postgres", SIGKILL), NEEDS),
     Fault("walsender-killed", "PostgreSQL ends the replication connection", walsender_killed, NEEDS),
-    Fault("slot-dropped", "somebody drops the replication slot", slot_dropped, NEEDS),
-    Fault("slot-lost", "PostgreSQL has thrown away the log that the slot still needs", slot_lost, NEEDS | NODES),
-    Fault("timeline", "PostgreSQL comes back as a standby and is promoted: another timeline", promoted, NEEDS),
+    Fault("slot-dropped", "somebody drops the replication slot", slot_dropped, NEEDS, resets=HISTORY),
+    Fault(
+        "slot-lost",
+        "PostgreSQL has thrown away the log that the slot still needs",
+        slot_lost,
+        NEEDS | NODES,
+        resets=HISTORY,
+    ),
+    Fault(
+        "timeline",
+        "PostgreSQL comes back as a standby and is promoted: another timeline",
+        promoted,
+        NEEDS,
+        resets=HISTORY,
+    ),
 )

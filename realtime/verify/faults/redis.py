@@ -21,7 +21,8 @@ from redis.exceptions import ResponseError
 
 from ... import redis_pubsub
 from ...brokers.keys import LOG
-from .base import NODES, Fault, Strike, meanwhile
+from ..stage import FEEDS
+from .base import NODES, Fault, NotStruck, Strike, meanwhile
 from .network import cut
 from .servers import down, ended
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 REDIS = frozenset({"redis"})
 KNOWN = frozenset({"url:redis"})
 LOST = frozenset({"redis", "weather"})  # what is kept in Redis alone
+LOGS = frozenset(FEEDS)  # of which Redis has the logs; they begin anew with each run of a server
 
 AOF = "appendonlydir"  # of the data directory: all that this server keeps
 WRITTEN = 1.0  # seconds of writes that an older copy lacks
@@ -110,11 +112,17 @@ async def flushed_unseen(stage: Stage, dice: Random) -> AsyncIterator[None]:
 @asynccontextmanager
 async def renamed(stage: Stage, dice: Random) -> AsyncIterator[None]:
     """Under names that nobody else writes."""
+    keys = sorted(key for key in stage.names if key.startswith("k"))
+    done: list[str] = []
     async with direct(stage) as redis:
-        names = sorted({name async for name in redis.scan_iter(match=f"{stage.collection}:k*", count=1000)})
-        for name in dice.sample(names, min(KEYS, len(names))):
-            with suppress(ResponseError):  # deleted meanwhile
-                await redis.rename(name, name.replace(b":k", b":renamed-"))
+        for key in dice.sample(keys, len(keys)):
+            if len(done) < KEYS:
+                stage.names.add(other := f"renamed-{key}")
+                with suppress(ResponseError):  # it is not there
+                    await redis.rename(f"{stage.collection}:{key}", f"{stage.collection}:{other}")
+                    done.append(other)
+    if not done:
+        raise NotStruck("there is no key to rename")
     yield
 
 
@@ -124,7 +132,8 @@ async def expired(stage: Stage, dice: Random) -> AsyncIterator[None]:
     async with direct(stage) as redis:
         for number in range(KEYS):
             lifetime = int(1000 * dice.uniform(*LIFETIME))
-            await redis.set(f"{stage.collection}:e{number}", b'{"by": "nobody"}', px=lifetime)
+            stage.names.add(key := f"e{number}")
+            await redis.set(f"{stage.collection}:{key}", b'{"by": "nobody"}', px=lifetime)
     yield
 
 
@@ -151,8 +160,10 @@ async def overflown(stage: Stage, dice: Random) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def repeated(stage: Stage, dice: Random) -> AsyncIterator[None]:
-    async with direct(stage) as redis, meanwhile(_repeat(redis, stage, dice), "strange messages"):
-        yield
+    async with direct(stage) as redis:
+        await _last_events(redis, stage)
+        async with meanwhile(_repeat(redis, stage, dice), "strange messages"):
+            yield
 
 
 async def _repeat(redis: Any, stage: Stage, dice: Random) -> None:
@@ -165,19 +176,40 @@ async def _repeat(redis: Any, stage: Stage, dice: Random) -> None:
 
 
 async def _last_events(redis: Any, stage: Stage) -> list[tuple[bytes, list[bytes]]]:
-    """The messages of the newest entries of each log."""
-    logs = [log async for log in redis.scan_iter(match=f"{LOG}*/{stage.collection}", count=1000)]
+    """The messages of the newest entries of each log. Raises NotStruck where there are none."""
+    logs = [f"{LOG}{store}/{stage.collection}".encode() for store in stage.stores]
     entries = [await redis.xrevrange(log, count=LAST) for log in logs]
-    return [(log, [entry[b"event"] for _, entry in found]) for log, found in zip(logs, entries, strict=True) if found]
+    found = [(log, [entry[b"event"] for _, entry in each]) for log, each in zip(logs, entries, strict=True) if each]
+    if not found:
+        raise NotStruck("the logs are empty")
+    return found
 
 
 FAULTS = (
     Fault(
-        "redis-kill", "Redis is killed (-9), and started again on its append-only file", ended("redis", SIGKILL), REDIS
+        "redis-kill",
+        "Redis is killed (-9), and started again on its append-only file",
+        ended("redis", SIGKILL),
+        REDIS,
+        resets=LOGS,
     ),
-    Fault("redis-kill-empty", "Redis is killed (-9), and started again without its data", emptied, REDIS, loses=LOST),
-    Fault("redis-older-copy", "Redis is killed (-9), and started again on an older copy", set_back, REDIS, loses=LOST),
-    Fault("flushall", "FLUSHALL: the logs are gone, too", told("FLUSHALL"), REDIS, loses=LOST),
+    Fault(
+        "redis-kill-empty",
+        "Redis is killed (-9), and started again without its data",
+        emptied,
+        REDIS,
+        loses=LOST,
+        resets=LOGS,
+    ),
+    Fault(
+        "redis-older-copy",
+        "Redis is killed (-9), and started again on an older copy",
+        set_back,
+        REDIS,
+        loses=LOST,
+        resets=LOGS,
+    ),
+    Fault("flushall", "FLUSHALL: the logs are gone, too", told("FLUSHALL"), REDIS, loses=LOST, resets=LOGS),
     Fault(
         "flushall-feeds-down",
         "FLUSHALL while no node reaches any store, and others write on",
@@ -185,8 +217,9 @@ FAULTS = (
         needs=REDIS | NODES,
         hold=ALL_DOWN,
         loses=LOST,
+        resets=LOGS,
     ),
-    Fault("flushdb", "FLUSHDB, of which Redis tells nobody", told("FLUSHDB"), REDIS, loses=LOST),
+    Fault("flushdb", "FLUSHDB, of which Redis tells nobody", told("FLUSHDB"), REDIS, loses=LOST, resets=LOGS),
     Fault("rename", "RENAME of some keys", renamed, KNOWN, loses=frozenset({"redis"})),
     Fault("expiry", "keys that expire", expired, KNOWN),
     Fault("pubsub-kill", "every pub/sub connection is closed by Redis", told("CLIENT KILL TYPE pubsub"), REDIS),

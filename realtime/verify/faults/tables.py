@@ -180,10 +180,10 @@ def memory(stage: Stage) -> list[int]:
 
 FAULTS = (
     Fault("copy", f"COPY of {COPIED} rows into the table", copied, NEEDS),
-    Fault("truncate", "TRUNCATE of the table", truncated, NEEDS, loses=OWNED),
+    Fault("truncate", "TRUNCATE of the table", truncated, NEEDS, loses=OWNED, resets=OWNED),
     Fault("toast", "updates beside a large value, which the log then does not have", beside_toast, NEEDS),
     Fault("key-change", "a row's primary key is changed, again and again", rekeyed, NEEDS),
-    Fault("add-column", "ALTER TABLE adds a column, and drops it again", column_added, NEEDS),
+    Fault("add-column", "ALTER TABLE adds a column, and drops it again", column_added, NEEDS, resets=OWNED),
     Fault("long-transaction", "writing transactions stay open, also in another database", held_open, OWNED, hold=3.0),
     Fault("commit-orders", "of two transactions, the second commits first", commit_orders, NEEDS),
     Fault("bulk-update", f"{BULK:,} rows of another live table are updated at once", bulk_updated, NEEDS),

@@ -15,8 +15,6 @@ from ...stores.redis_items import to_json
 from ..stage import Stage
 from .base import bounded
 
-PAGE = 1000  # names looked at in one step of the server
-
 _DOUBTS = (RedisError,)
 
 
@@ -26,11 +24,11 @@ class Keys:
     exact = False
 
     def __init__(self, stage: Stage) -> None:
-        self._url, self._prefix = stage.urls[self.store], f"{stage.collection}:"
+        self._stage, self._prefix = stage, f"{stage.collection}:"
 
     async def open(self) -> None:
         """Connections are made when they are needed. No retries: one may be made long after the first try."""
-        self._redis = Redis.from_url(self._url, retry=NEVER, **SETTINGS)
+        self._redis = Redis.from_url(self._stage.urls[self.store], retry=NEVER, **SETTINGS)
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -40,10 +38,11 @@ class Keys:
 
     async def drop(self) -> None:
         async with bounded(_DOUBTS):
-            if names := await self._names():
-                await self._redis.delete(*names)
+            if names := self._names():
+                await self._redis.unlink(*names)
 
     async def put(self, key: str, value: dict[str, Any]) -> None:
+        self._stage.names.add(key)
         async with bounded(_DOUBTS):
             await self._redis.set(self._prefix + key, msgspec.json.encode(value))
 
@@ -56,12 +55,12 @@ class Keys:
     async def read(self) -> dict[str, Any]:
         """Strings only: nobody writes anything else here."""
         async with bounded(_DOUBTS):
-            names = await self._names()
+            names = self._names()
             values: Sequence[Any] = await self._redis.mget(names) if names else []
         found = zip(names, values, strict=True)
         shown = ((name, to_json(b"string", value)) for name, value in found if value is not None)
-        return {name.decode().removeprefix(self._prefix): msgspec.json.decode(value) for name, value in shown if value}
+        return {name.removeprefix(self._prefix): msgspec.json.decode(value) for name, value in shown if value}
 
-    async def _names(self) -> list[bytes]:
-        """SCAN may say one twice."""
-        return sorted({name async for name in self._redis.scan_iter(match=f"{self._prefix}*", count=PAGE)})
+    def _names(self) -> list[str]:
+        """A SCAN would look at all that others have, each time."""
+        return [self._prefix + key for key in sorted(self._stage.names)]
