@@ -40,7 +40,7 @@ class Outage:
         self._token, self._pid = "", 0
 
     def see(self, lease: Lease, now: float, *, others: bool) -> float | None:
-        """Its length in seconds, once it is over. `others`: there are nodes that work, else nobody could take it."""
+        """Its length in seconds, once it is over. `others`: there are other nodes that work, and so could take it."""
         if lease.token != self._token:
             self._token, self._pid = lease.token, lease.holder.pid
         if not others:
@@ -157,9 +157,10 @@ class Watch:
     async def _follow(self, outage: Outage, found: list[float]) -> None:
         while True:
             lease, now = await self._stage.lease(outage.store), time.monotonic()
-            others = any(node.works for node in self._stage.nodes)
-            if lease is not None and (seconds := outage.see(lease, now, others=others)) is not None:
-                found.append(seconds)
+            if lease is not None:
+                others = any(node.works for node in self._stage.nodes if node is not lease.holder)
+                seconds = outage.see(lease, now, others=others)
+                found += [] if seconds is None else [seconds]
             await asyncio.sleep(LOOK)
 
     async def _open(self) -> list[str]:
