@@ -35,12 +35,13 @@ async def fresh(servers: Embedded) -> dict[str, str]:
 
 
 async def drop(servers: Embedded, urls: Mapping[str, str]) -> None:
-    """The database, and the slot that holds its WAL."""
+    """The database, and the slot that holds its WAL; who streamed from it has hung up, and may not be gone yet."""
     name = urlsplit(urls["postgres"]).path[1:]
     admin = await asyncpg.connect(servers.urls["postgres"])
     try:
-        slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1"
-        await admin.execute(slots.replace("$1", f"'{name}'"))
+        slots = f"FROM pg_replication_slots WHERE database = '{name}'"
+        await admin.execute(f"SELECT pg_terminate_backend(active_pid, 5000) {slots} AND active")
+        await admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {slots}")
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()

@@ -340,11 +340,13 @@ async def test_changes_go_on_from_the_mark(db: Database) -> None:
         async with following(store) as feed:
             for name in "ab":
                 await psql(db.url, ENTRY.format(name))
-                await feed.change()
+                last = await feed.change()
         await psql(db.url, ENTRY.format("c"))
         async with following(store, feed.mark) as again:
             await psql(db.url, ENTRY.format("d"))
-            assert told(await again.changes(2)) == [("put", "3"), ("put", "4")]
+            while (change := await again.change()).version <= last.version:
+                pass  # the mark may be that of the change before: the log ignores what it has
+            assert told([change, await again.change()]) == [("put", "3"), ("put", "4")]
 
 
 @pytest.mark.asyncio
