@@ -23,7 +23,8 @@ from .brokers.redis import RedisBroker
 from .config import VARIABLES, Config
 from .errors import ConfigError, StartError
 from .feeds import Feed
-from .handlers.base import Door, Handler, Missing
+from .handlers.base import Handler, Missing
+from .handlers.door import Door
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
 from .handlers.pages import AssetHandler, PageHandler
 from .handlers.rest import CollectionHandler, ItemHandler, ManyHandler
@@ -107,8 +108,6 @@ def application(door: Door) -> Application:
         template_path=str(web / "templates"),
         log_function=_count,
         cross_origin_protection=True,  # a page of another site writes nothing here
-        websocket_ping_interval=25,
-        websocket_ping_timeout=20,
         websocket_max_message_size=1 << 16,
     )
 
@@ -149,6 +148,8 @@ class Service:
         for feed in self.feeds:
             feed.open()
             self._stack.push_async_callback(feed.close)
+        self.door.open()
+        self._stack.push_async_callback(self.door.close)
         self._server.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
 

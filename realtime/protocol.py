@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from .errors import BadCursor, Conflict, ProtocolError
+from .frames import sse_frame, websocket_frame
 
 Op = Literal["put", "delete"]
 Codec = Literal["json", "msgpack"]
@@ -115,16 +116,19 @@ def closing(epoch: str, offset: int) -> bytes:
 
 
 class Placed:
-    """An event as this node passes it on: its JSON as the broker made it, its place, its other encodings on demand.
+    """An event as this node passes it on: its JSON as the broker made it, its place, its frames on demand.
 
-    One object serves every session of the node, so each codec is encoded once however many listen.
+    One object serves every session of the node, so it is encoded and framed once for each codec however many listen.
     """
 
-    __slots__ = ("_msgpack", "_sse", "cursor", "event", "json")
+    __slots__ = ("_binary", "_msgpack", "_sse", "_text", "cursor", "event", "json", "size")
 
     def __init__(self, json: bytes, event: Event, cursor: Cursor) -> None:
         self.json, self.event, self.cursor = json, event, cursor
+        self.size = len(json)
         self._msgpack: bytes | None = None
+        self._text: bytes | None = None
+        self._binary: bytes | None = None
         self._sse: bytes | None = None
 
     @classmethod
@@ -144,6 +148,16 @@ class Placed:
         if self._msgpack is None:
             self._msgpack = to_msgpack(self.json)
         return self._msgpack
+
+    def frame(self, codec: Codec) -> bytes:
+        """A WebSocket's."""
+        if codec == "json":
+            if self._text is None:
+                self._text = websocket_frame(self.json, binary=False)
+            return self._text
+        if self._binary is None:
+            self._binary = websocket_frame(self.msgpack, binary=True)
+        return self._binary
 
     @property
     def sse(self) -> bytes:
@@ -259,15 +273,16 @@ def encode(message: Outgoing, codec: Codec) -> bytes:
     return json if codec == "json" else to_msgpack(json)
 
 
+def frame(message: Outgoing, codec: Codec) -> bytes:
+    """As a WebSocket sends it, an event once for all."""
+    if isinstance(message, Placed):
+        return message.frame(codec)
+    return websocket_frame(encode(message, codec), binary=codec == "msgpack")
+
+
 def tag_of(message: Message) -> str:
     """Its `type` on the wire."""
     return str(message.__struct_config__.tag)
-
-
-def sse_frame(name: str, json: bytes, cursor: str = "") -> bytes:
-    """One server-sent event; `json` has no raw line breaks. (WHATWG HTML, 9.2.6)"""
-    place = f"id: {cursor}\n".encode() if cursor else b""
-    return b"%sevent: %s\ndata: %s\n\n" % (place, name.encode(), json)
 
 
 def decode_message(frame: bytes | str, codec: Codec) -> ServerMessage:

@@ -7,16 +7,18 @@ cursor ahead of this node asks for it, it looks at each event, after that events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import count
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from .errors import ProtocolError, TooMany
 from .protocol import Cursor, Fresh, Message, Mode, Outgoing, Placed, Reset, Subscribe, Subscribed, beyond, encode
+from .waiting import Entry, Waiting
 
+MAX_TURN = (
+    1 << 16
+)  # bytes of events that one turn hands to a session without counting what waits; beyond it they line up
 MAX_PENDING = 1 << 20  # bytes of events that may wait for a session; beyond it `latest` conflates, `all` comes back
 MAX_ANSWERS = 1 << 24  # bytes of answers that may wait for a session; beyond it has to come back
 MAX_LINE = 1 << 22  # bytes of events that may wait for one joining subscription; beyond it the join starts again
@@ -62,7 +64,7 @@ class Subscription:
         elif self.line is None:
             self._look(event)
         elif self._lined < MAX_LINE:
-            self._lined += len(event.json)
+            self._lined += event.size
             self.line.append(event)
         else:
             self.stale = True
@@ -77,7 +79,7 @@ class Subscription:
         shown = not (fence and self._contains(fence, event.event.version))
         self.cursor = Cursor(place.epoch, place.offset, fence)
         if shown:
-            self.session.pass_on(event, self.mode, fence, answer=answer)
+            self.session.pass_own(event, event.fenced(fence) if fence else event, self.mode, answer=answer)
 
     def show(self, cursor: Cursor, items: Mapping[str, Raw], reason: str = "") -> None:
         """Answer the subscribe with a snapshot, then go live with what waits in the line."""
@@ -123,31 +125,40 @@ class Subscription:
         return UNSET if self.key is None else self.key
 
 
-class Waiting(NamedTuple):
-    """A message in a session's queue. `droppable`: a newer event of its key may take its place."""
-
-    message: Outgoing
-    size: int  # bytes, about
-    answer: bool  # asked for by a subscribe, not sent on the store's initiative
-    droppable: bool
-
-
 class Session:
     """One client. `wake` is called when something waits; the transport then calls `take`.
 
-    What comes by itself is bounded by `limit`: a client that does not keep up is given the newest event of each key, or
-    has to come back. Answers have a bound of their own, since all of one is queued before the transport has its turn.
+    While its connection takes all that comes a session is *swift*: events are put in a list, to be sent together at the
+    end of the loop's turn, the same bytes for everyone. All else that there is to send, and all that comes while
+    the connection is stalled, is lined up and counted. What comes by itself is bounded by `limit`: a client that does
+    not keep up is given the newest event of each key, or has to come back. Answers have a bound of their own, since all
+    of one is queued before the transport has its turn.
     """
+
+    __slots__ = (
+        "_last",
+        "_limit",
+        "_turn",
+        "_turn_size",
+        "_waiting",
+        "_wake",
+        "closed",
+        "overflown",
+        "stalled",
+        "subscriptions",
+        "swift",
+    )
 
     def __init__(self, wake: Callable[[], None], *, limit: int = MAX_PENDING) -> None:
         self.subscriptions: dict[int | str, Subscription] = {}
+        self.swift = True
+        self.stalled = False  # the connection takes nothing at present
         self.overflown = False  # too slow even when conflated: the transport closes with TooSlow
-        self.conflated = 0  # events that newer ones took the place of
+        self.closed = False  # nothing is to be sent any more
         self._wake, self._limit = wake, limit
-        self._pending: dict[object, Waiting] = {}  # in order; conflated: droppable events by (channel, key)
-        self._events = self._answers = 0  # bytes
-        self._conflating = False
-        self._serial = count()
+        self._turn: list[Placed] = []
+        self._turn_size = 0  # bytes
+        self._waiting = Waiting()
         self._last: Placed | None = None
 
     def add(self, request: Subscribe, contains: Contains) -> Subscription:
@@ -161,109 +172,112 @@ class Session:
         subscription = self.subscriptions[request.id] = Subscription(self, request, contains)
         return subscription
 
-    def pass_on(self, event: Placed, mode: Mode, fence: str = "", *, answer: bool = False) -> None:
-        """Queue an event, once even if several selections want it; within a fence, as a frame of its own."""
+    # queueing -------------------------------------------------------------------------------------------------------
+
+    def pass_on(self, event: Placed, mode: Mode) -> None:
+        """Queue an event as everyone gets it, once even if several selections want it."""
+        if not self.swift:
+            self.pass_own(event, event, mode)
+            return
+        turn = self._turn
+        if not turn:
+            self._wake()
+        elif turn[-1] is event:
+            return
+        turn.append(event)
+        self._turn_size += event.size
+        if self._turn_size > MAX_TURN:
+            self._line_up()
+
+    def pass_own(self, event: Placed, own: Placed, mode: Mode, *, answer: bool = False) -> None:
+        """Queue an event behind what waits, in a frame of its own where it has to be."""
+        self._line_up()
         droppable = mode == "latest" and not answer
         if event is self._last:
             if not droppable:
-                self._keep_last()
+                self._waiting.keep_last()
             return
-        own = event.fenced(fence) if fence else event
-        self._queue(Waiting(own, len(own.json), answer, droppable))
+        self._queue(Entry(own, own.size, answer, droppable))
         self._last = event
 
     def send(self, message: Message) -> None:
         """Queue a message that comes by itself."""
-        self._queue(Waiting(message, len(encode(message, "json")), answer=False, droppable=False))
+        self._queue(Entry(message, len(encode(message, "json")), answer=False, droppable=False))
 
     def answer(self, message: Subscribed | Reset) -> None:
         """Queue (a part of) a state."""
-        self._queue(Waiting(message, _size(message.items or {}), answer=True, droppable=False))
+        self._queue(Entry(message, _size(message.items or {}), answer=True, droppable=False))
 
-    def take(self) -> list[Outgoing]:
-        """All that waits, in order; it is the transport's now."""
-        messages = [waiting.message for waiting in self._pending.values()]
-        self._pending.clear()
-        self._events = self._answers = 0
-        self._conflating = False
-        return messages
-
-    def _queue(self, waiting: Waiting) -> None:
-        if self.overflown:
+    def _queue(self, entry: Entry) -> None:
+        if self.closed:
             return
+        self._line_up()
+        waiting = self._waiting
         self._last = None  # behind another message the same event is news again
-        self._put(waiting)
-        if self._events > self._limit and not self._conflating:
-            self._conflate()
+        waiting.put(entry)
+        if waiting.events > self._limit:
+            waiting.conflate()
         # One event larger than the limit is still sent; what comes behind it has to wait for the client to come back.
-        if self._answers > MAX_ANSWERS or (self._events > self._limit and len(self._pending) > 1):
+        if waiting.answers > MAX_ANSWERS or (waiting.events > self._limit and len(waiting) > 1):
             self.overflown = True
-            self._pending.clear()
+            self.close()
         self._wake()
 
-    def _put(self, waiting: Waiting) -> None:
-        name: object = next(self._serial)
-        if self._conflating and waiting.droppable and isinstance(waiting.message, Placed):
-            name = waiting.message.event.channel, waiting.message.event.key
-            if (older := self._pending.pop(name, None)) is not None:
-                self._count(older, -1)
-                self.conflated += 1
-        self._pending[name] = waiting
-        self._count(waiting, 1)
+    def _line_up(self) -> None:
+        """No longer swift: what the turn has brought so far is the first that waits."""
+        if self.swift:
+            self.swift = False
+            droppable = all(each.mode == "latest" for each in self.subscriptions.values())
+            for event in self.turn():
+                self._waiting.put(Entry(event, event.size, answer=False, droppable=droppable))
+                self._last = event
 
-    def _count(self, waiting: Waiting, sign: Literal[1, -1]) -> None:
-        if waiting.answer:
-            self._answers += sign * waiting.size
-        else:
-            self._events += sign * waiting.size
+    # sending --------------------------------------------------------------------------------------------------------
 
-    def _keep_last(self) -> None:
-        """A selection that wants all wants the event that another one has just queued."""
-        if self._pending:  # not taken since, nor overflown
-            _, waiting = self._pending.popitem()
-            self._count(waiting, -1)
-            self._put(waiting._replace(droppable=False))
+    def turn(self) -> list[Placed]:
+        """What a swift session was handed in this turn; it is the transport's now."""
+        turn, self._turn, self._turn_size = self._turn, [], 0
+        return turn
 
-    def _conflate(self) -> None:
-        """From now on keep the newest event per key, in order."""
-        everything = list(self._pending.values())
-        self._pending.clear()
-        self._events = self._answers = 0
-        self._conflating = True
-        for waiting in everything:
-            self._put(waiting)
+    def take(self, most: int = MAX_ANSWERS) -> Sequence[Outgoing]:
+        """The first of what waits, of about `most` bytes; it is the transport's now."""
+        if self.swift:
+            return self.turn()
+        taken = self._waiting.take(most)
+        self.swift = not (self._waiting or self.stalled or self.closed)
+        return taken
 
+    def stall(self) -> None:
+        """The connection takes nothing at present: from now on keep the newest event of each key where that will do."""
+        self._line_up()
+        self.stalled = True
+        self._waiting.conflate()
 
-class Places:
-    """The cursor of a stream's selections as one: what a client that was sent all messages so far has to hand back."""
+    def flow(self) -> None:
+        """It takes something again."""
+        self.stalled = False
+        self.swift = not (self._waiting or self.closed)
 
-    def __init__(self, selections: Iterable[Subscribe]) -> None:
-        self._of: dict[tuple[str, str | None], Cursor | None] = {(each.channel, each.key): None for each in selections}
-
-    def sent(self, message: Outgoing) -> None:
-        """Move on by a message that goes out now: by an event only those that want it, and that know their place."""
-        match message:
-            case Placed():
-                for key in (None, message.event.key):
-                    self._pass(message, (message.event.channel, key))
-            case Subscribed() | Reset() | Fresh() if not getattr(message, "more", False):
-                selector = None if message.key is UNSET else str(message.key)
-                self._of[message.channel, selector] = Cursor.parse(message.cursor)
-
-    def _pass(self, event: Placed, selection: tuple[str, str | None]) -> None:
-        before, after = self._of.get(selection), event.cursor
-        if before is not None and before.epoch == after.epoch and before.offset < after.offset:
-            fence = "" if beyond(before.fence, event.event.version) else before.fence
-            self._of[selection] = Cursor(after.epoch, after.offset, fence)
+    def close(self) -> None:
+        """Send nothing any more, keep nothing."""
+        self.closed, self.swift = True, False
+        self._turn = []
+        self._waiting.clear()
 
     @property
-    def single(self) -> bool:
-        return len(self._of) == 1
+    def pending(self) -> int:
+        """How many messages wait."""
+        return len(self._turn) + len(self._waiting)
 
-    def __str__(self) -> str:
-        """Empty while a selection is not answered: there is no place to come back to."""
-        cursors = list(self._of.values())
-        return "" if None in cursors else "~".join(map(str, cursors))
+    @property
+    def size(self) -> int:
+        """Bytes that wait, about."""
+        return self._turn_size + self._waiting.events + self._waiting.answers
+
+    def spared(self) -> int:
+        """How many events newer ones took the place of since this was asked last."""
+        spared, self._waiting.conflated = self._waiting.conflated, 0
+        return spared
 
 
 def _parts(items: Mapping[str, Raw]) -> Iterable[tuple[dict[str, Raw], bool]]:

@@ -13,9 +13,10 @@ PACKAGE = Path(__file__).parent.parent / "realtime"
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = [
     {"errors"},
-    {"config", "metrics", "logs"},
+    {"config", "metrics", "logs", "frames"},
     {"protocol"},
-    {"session", "replica", "tasks"},
+    {"waiting", "places", "replica", "tasks"},
+    {"session"},
     {"hub", "redis_pubsub"},
     {"brokers", "stores"},
     {"resets"},
@@ -28,7 +29,10 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-PURE = {"errors", "config", "protocol", "session", "hub", "replica", "stores.pgoutput", "stores.pgtypes"}
+PURE = {"errors", "config", "frames", "protocol", "waiting", "places", "session", "hub", "replica"} | {
+    "stores.pgoutput",
+    "stores.pgtypes",
+}
 IMPURE = {"asyncio", "time", "tornado", "redis", "asyncpg", "psycopg", "motor", "pymongo", "socket", "threading"}
 
 

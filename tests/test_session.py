@@ -9,9 +9,10 @@ from msgspec import UNSET, Raw
 from realtime import protocol, session
 from realtime.errors import ProtocolError, TooMany
 from realtime.hub import Hub
+from realtime.places import Places
 from realtime.protocol import Change, Codec, Cursor, Event, Op, Placed, Subscribe, Subscribed
 from realtime.replica import Replica
-from realtime.session import Places, Session, Subscription
+from realtime.session import Session, Subscription
 
 CHANNEL = "redis/sensors"
 

@@ -19,7 +19,8 @@ from realtime.app import Service
 from realtime.brokers.base import Broker
 from realtime.brokers.memory import MemoryBroker
 from realtime.config import Config
-from realtime.handlers.websocket import LiveSocket
+from realtime.handlers.door import Conversation
+from realtime.handlers.outlet import Outlet
 from realtime.protocol import ANYHOW, Mode, Pong
 from realtime.session import MAX_PENDING
 from realtime.stores.memory import MemoryStore
@@ -48,14 +49,12 @@ async def serving(broker: Broker) -> AsyncIterator[Service]:
 
 def kept(service: Service) -> int:
     """Bytes that wait for the one session for which most do: in its queue, and behind its socket."""
-    return max(each.session._events + behind(each.abort) for each in service.door._open)
+    return max(each.session.size + behind(each) for each in service.door._open)
 
 
-def behind(abort: object) -> int:
-    handler = getattr(abort, "__self__", None)
-    assert isinstance(handler, LiveSocket)
-    stream = handler.ws_connection and handler.ws_connection.stream
-    return len(stream._write_buffer) if stream else 0
+def behind(conversation: Conversation) -> int:
+    assert isinstance(conversation, Outlet)
+    return len(conversation._stream._write_buffer or ())
 
 
 async def test_those_who_never_read_cost_little_stall_nobody_and_heal() -> None:

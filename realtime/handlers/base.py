@@ -1,13 +1,11 @@
-"""What all handlers share: the parts they speak to, errors as JSON, and how long conversations end when the node stops.
+"""What all handlers share: their door to the rest, query arguments, errors as JSON.
 
 Errors become answers here and nowhere else, so that every door says the same thing in the same words.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
 from http.client import responses
 from typing import Any
 
@@ -16,104 +14,14 @@ from msgspec import Raw
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from ..errors import Conflict, Draining, NotFound, ProtocolError, RealtimeError, Unavailable, Unsupported
-from ..node import Node
+from ..errors import Conflict, NotFound, ProtocolError, RealtimeError, Unavailable, Unsupported
 from ..protocol import etag
-from ..session import Session
+from .door import Door
 
 log = logging.getLogger("realtime.handlers")
 
-HEARTBEAT = 25  # seconds between two signs of life on a WebSocket
 MAX_BODY = 1 << 20  # bytes of a value
 MERGE_PATCH = "application/merge-patch+json"
-
-
-class Conversation:
-    """A session, whatever transports it, that waits for the next message, the client's leaving or the node's stop."""
-
-    def __init__(self, door: Door, transport: str) -> None:
-        self.session = Session(self.wake)
-        self.transport = transport
-        self.over = False  # the client has gone
-        self.abort: Callable[[], None] | None = None  # lets go of the connection at once
-        self.cut: Callable[[], None] | None = None  # ends a connection that takes too little, even while it blocks
-        self._woken = asyncio.Event()
-        self._slow = False  # more waited than may wait, and that was counted
-        self._door = door
-
-    def wake(self) -> None:
-        self._woken.set()
-        metrics, session = self._door.node.metrics, self.session
-        if session.conflated:
-            metrics.conflated.inc(session.conflated)
-            session.conflated = 0
-        if session.overflown and not self._slow:
-            self._slow = True
-            metrics.slow.inc()
-            if self.cut is not None:
-                self.cut()
-
-    def leave(self) -> None:
-        """The client has gone."""
-        self.over = True
-        self.wake()
-
-    async def news(self, seconds: float) -> bool:
-        """Wait until there is something to do; False when nothing came in time."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            return False
-        self._woken.clear()
-        return True
-
-    def __enter__(self) -> Conversation:
-        self._door.enter(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._door.leave(self)
-
-
-class Door:
-    """What handlers are given: the node, and the conversations under way on it."""
-
-    def __init__(self, node: Node, *, demo: bool = False) -> None:
-        self.node, self.demo = node, demo
-        self.draining = False
-        self._open: set[Conversation] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    def enter(self, conversation: Conversation) -> None:
-        if self.draining:
-            raise Draining("this node is stopping")
-        self._open.add(conversation)
-        self._empty.clear()
-        self.node.metrics.connections.labels(conversation.transport).inc()
-
-    def leave(self, conversation: Conversation) -> None:
-        if conversation in self._open:
-            self._open.remove(conversation)
-            self.node.metrics.connections.labels(conversation.transport).dec()
-            self.node.release(conversation.session)
-        if not self._open:
-            self._empty.set()
-
-    async def drain(self, seconds: float) -> None:
-        """Let no one in, wake everyone so that they say good-bye, and wait for them to leave."""
-        self.draining = True
-        for conversation in list(self._open):
-            conversation.wake()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._empty.wait()
-        except TimeoutError:
-            log.warning("%d clients did not leave within %g s", len(self._open), seconds)
-            for conversation in list(self._open):
-                if conversation.abort is not None:
-                    conversation.abort()
 
 
 class Handler(RequestHandler):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import msgspec
 from msgspec import Raw
@@ -15,6 +16,8 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from ..errors import Refused, TooSlow, Unavailable
+from ..frames import sse_frame
+from ..places import Places
 from ..protocol import (
     Event,
     Failure,
@@ -26,11 +29,11 @@ from ..protocol import (
     Subscribed,
     encode,
     parse_cursors,
-    sse_frame,
     tag_of,
 )
-from ..session import Places, Subscription
-from .base import Conversation, Handler
+from ..session import Subscription
+from .base import Handler
+from .door import Awaiting
 
 KEEPALIVE = 15.0  # seconds of silence after which a stream says that it is still there
 LONGEST_POLL, DEFAULT_POLL = 55.0, 25.0
@@ -41,7 +44,7 @@ Selection = tuple[str, str | None]  # channel, key
 class LiveHandler(Handler):
     """`GET` of anything live; subclasses say what is selected."""
 
-    conversation: Conversation | None = None
+    conversation: Awaiting | None = None
 
     def on_connection_close(self) -> None:
         if self.conversation is not None:
@@ -61,11 +64,8 @@ class LiveHandler(Handler):
     async def converse(self, selected: list[Selection]) -> None:
         requests = self._requests(selected)
         transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
-        with Conversation(self.door, transport) as self.conversation:
-            connection = self.request.connection
-            if isinstance(connection, HTTP1Connection):
-                self.conversation.abort = connection.stream.close
-                self.conversation.cut = None if transport == "poll" else self.conversation.abort
+        connection = cast("HTTP1Connection", self.request.connection)
+        with Awaiting(self.door, transport, connection.stream.close) as self.conversation:
             try:
                 subscriptions = [await self.node.subscribe(self.conversation.session, each) for each in requests]
             except Unavailable as error:
@@ -94,7 +94,7 @@ class LiveHandler(Handler):
 
     # long-poll ------------------------------------------------------------------------------------------------------
 
-    async def _poll(self, conversation: Conversation, subscriptions: list[Subscription]) -> None:
+    async def _poll(self, conversation: Awaiting, subscriptions: list[Subscription]) -> None:
         """Answer at once if there is something, else when there is, or with nothing at the end of `wait`."""
         clock = asyncio.get_running_loop()
         end = clock.time() + self.number("wait", DEFAULT_POLL, 0, LONGEST_POLL)
@@ -120,7 +120,7 @@ class LiveHandler(Handler):
 
     # streams --------------------------------------------------------------------------------------------------------
 
-    async def _stream(self, conversation: Conversation, places: Places, form: Form) -> None:
+    async def _stream(self, conversation: Awaiting, places: Places, form: Form) -> None:
         self.set_header("Content-Type", form.content_type)
         self.set_header("X-Accel-Buffering", "no")  # nginx: pass on each message as it comes
         session = conversation.session

@@ -15,7 +15,8 @@ from tornado.web import stream_request_body
 from ..errors import ProtocolError, TooLarge, Unsupported
 from ..protocol import ANYHOW, Condition, parse_value
 from ..stores.base import Written
-from .base import MAX_BODY, MERGE_PATCH, Door
+from .base import MAX_BODY, MERGE_PATCH
+from .door import Door
 from .live import LONGEST_POLL, Found, LiveHandler
 
 PAGE, LONGEST_PAGE = 100, 1000

@@ -1,7 +1,7 @@
 """The protocol over a WebSocket: many subscriptions, both ways, JSON as text frames or MessagePack as binary ones.
 
-Nothing is awaited in `on_message`, where Tornado reads the pongs: each subscribe runs as a task of its own, and one
-writer sends what waits in the session, so that a store that is slow to answer holds up nobody else.
+Nothing is awaited in `on_message`, where Tornado reads the pongs: each subscribe runs as a task of its own, so that a
+store that is slow to answer holds up nobody else. What waits in the session goes out through an `Outlet`.
 """
 
 from __future__ import annotations
@@ -9,36 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from tornado.iostream import StreamClosedError
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import WebSocketHandler
 
-from ..errors import Draining, ProtocolError, RealtimeError, TooMany, TooSlow
-from ..protocol import (
-    Codec,
-    Failure,
-    Outgoing,
-    Ping,
-    Pong,
-    Subscribe,
-    Unsubscribe,
-    Unsubscribed,
-    Welcome,
-    decode_request,
-    encode,
-)
+from ..errors import Draining, ProtocolError, RealtimeError, TooMany
+from ..protocol import Codec, Failure, Ping, Pong, Subscribe, Unsubscribe, Unsubscribed, Welcome, decode_request
 from ..session import MAX_SUBSCRIPTIONS
-from ..tasks import Tasks
-from .base import HEARTBEAT, Conversation, Handler
+from .base import Handler
+from .heart import HEARTBEAT
+from .outlet import Outlet
 
 log = logging.getLogger("realtime.websocket")
 
 SUBPROTOCOLS: dict[str, Codec] = {"realtime.v1.json": "json", "realtime.v1.msgpack": "msgpack"}
-GOING_AWAY, INTERNAL_ERROR = 1012, 1011  # the registry of RFC 6455: service restart, internal error
 
 
 class LiveSocket(WebSocketHandler, Handler):
     codec: Codec = "json"
-    conversation: Conversation | None = None
+    outlet: Outlet | None = None  # while it is open
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         chosen = next((name for name in subprotocols if name in SUBPROTOCOLS), None)
@@ -51,14 +38,12 @@ class LiveSocket(WebSocketHandler, Handler):
 
     def open(self, *_: str, **__: str) -> None:
         self.set_nodelay(True)
-        self._tasks = Tasks()
         self._joining: dict[int | str, asyncio.Task[None]] = {}
-        self.conversation = Conversation(self.door, "websocket")
-        self.conversation.cut, self.conversation.abort = self._cut, self._abort
-        self.door.enter(self.conversation)
-        self.session = self.conversation.session
+        outlet = Outlet(self.door, self, self.codec)
+        self.door.enter(outlet)
+        self.outlet, self.session = outlet, outlet.session
+        self.door.heart.add(outlet)
         self.session.send(Welcome(self.node.name, HEARTBEAT))
-        self._tasks.start(self._send(self.conversation), "websocket writer")
 
     def on_message(self, frame: str | bytes) -> None:
         try:
@@ -75,11 +60,17 @@ class LiveSocket(WebSocketHandler, Handler):
                 self.session.send(Pong())
 
     def on_close(self) -> None:
-        if self.conversation is not None:
-            self.conversation.leave()
-            self.door.leave(self.conversation)
-            closing = asyncio.ensure_future(self._tasks.close())
-            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self.outlet is not None:
+            self.session.close()
+            self.door.heart.remove(self.outlet)
+            self.door.leave(self.outlet)
+            self.outlet = None
+            for joining in list(self._joining.values()):
+                joining.cancel()
+
+    def on_pong(self, _: bytes) -> None:
+        if self.outlet is not None:
+            self.outlet.answered = True
 
     # requests -------------------------------------------------------------------------------------------------------
 
@@ -90,7 +81,7 @@ class LiveSocket(WebSocketHandler, Handler):
         if len(self._joining) >= MAX_SUBSCRIPTIONS:
             self._fail(request.id, TooMany(f"more than {MAX_SUBSCRIPTIONS} subscriptions on one connection"))
             return
-        self._joining[request.id] = self._tasks.start(self._join(request), f"subscribe {request.channel}")
+        self._joining[request.id] = self.door.joins.start(self._join(request), f"subscribe {request.channel}")
 
     async def _join(self, request: Subscribe) -> None:
         try:
@@ -114,41 +105,3 @@ class LiveSocket(WebSocketHandler, Handler):
 
     def _fail(self, id_: int | str | None, error: RealtimeError) -> None:
         self.session.send(Failure(id_, error.code, str(error), error.hint or ""))
-
-    # sending --------------------------------------------------------------------------------------------------------
-
-    async def _send(self, conversation: Conversation) -> None:
-        """The one writer: all that waits, then wait again. Back-pressure is the socket's."""
-        try:
-            while not conversation.over:
-                await self._flush()
-                if self.door.draining:
-                    self.close(GOING_AWAY, "the node restarts: come back at once")
-                    return
-                if not await conversation.news(HEARTBEAT):
-                    self.node.refresh(self.session)
-        except (WebSocketClosedError, StreamClosedError):
-            conversation.leave()
-        except Exception:  # a message that cannot be sent: a socket that is open but silent would be worse
-            log.exception("a message could not be sent")
-            self.close(INTERNAL_ERROR, "our mistake: come back and resume from your cursor")
-
-    async def _flush(self) -> None:
-        writing = [self._write(message) for message in self.session.take()]
-        for result in await asyncio.gather(*map(asyncio.shield, writing), return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
-
-    def _write(self, message: Outgoing) -> asyncio.Future[None]:
-        """Its failure may be that of the one behind it, too, raised at once: then nobody waits for this one."""
-        writing = self.write_message(encode(message, self.codec), self.codec == "msgpack")
-        writing.add_done_callback(lambda write: write.cancelled() or write.exception())
-        return writing
-
-    def _abort(self) -> None:
-        if self.ws_connection is not None and self.ws_connection.stream is not None:
-            self.ws_connection.stream.close()
-
-    def _cut(self) -> None:
-        """The close frame comes behind what is buffered; of a client that takes nothing, Tornado lets go after 5 s."""
-        self.close(TooSlow.close, "too slow: come back and resume from your cursor")
