@@ -8,46 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .audience import Audience
 from .protocol import Placed
 from .session import Subscription
 
 
 class Hub:
     def __init__(self) -> None:
-        # dicts as ordered sets: None is the selector of those who listen to every key
-        self._channels: dict[str, dict[str | None, dict[Subscription, None]]] = {}
+        # None is the selector of those who listen to every key
+        self._channels: dict[str, dict[str | None, Audience[Subscription]]] = {}
 
     def add(self, subscription: Subscription) -> None:
         selectors = self._channels.setdefault(subscription.channel, {})
-        selectors.setdefault(subscription.key, {})[subscription] = None
+        audience = selectors.get(subscription.key)
+        if audience is None:
+            audience = selectors[subscription.key] = Audience()
+        audience.add(subscription)
+        subscription.audience = audience
 
     def remove(self, subscription: Subscription) -> None:
         """Removing one that is not there changes nothing."""
-        selectors = self._channels.get(subscription.channel, {})
-        listeners = selectors.get(subscription.key, {})
-        if subscription not in listeners:
+        audience = subscription.audience
+        if audience is None:
             return
-        del listeners[subscription]
-        if not listeners:
+        subscription.session.step_out()
+        subscription.audience = None
+        audience.remove(subscription)
+        if not audience:
+            selectors = self._channels[subscription.channel]
             del selectors[subscription.key]
-        if not selectors:
-            del self._channels[subscription.channel]
+            if not selectors:
+                del self._channels[subscription.channel]
 
     def deliver(self, channel: str, event: Placed) -> int:
         """Pass an event to all who listen; returns to how many."""
         selectors = self._channels.get(channel)
         if selectors is None:
             return 0
-        every, by_key = selectors.get(None, {}), selectors.get(event.event.key, {})
-        for subscription in every:
-            subscription.deliver(event)
-        for subscription in by_key:
-            subscription.deliver(event)
-        return len(every) + len(by_key)
+        audiences = selectors.get(None), selectors.get(event.event.key)
+        return sum(audience.deliver(event) for audience in audiences if audience is not None)
 
     def listeners(self, channel: str) -> Iterator[Subscription]:
-        for listeners in self._channels.get(channel, {}).values():
-            yield from listeners
+        for audience in self._channels.get(channel, {}).values():
+            yield from audience
 
     def listening(self, channel: str) -> bool:
         return channel in self._channels

@@ -7,11 +7,12 @@ cursor ahead of this node asks for it, it looks at each event, after that events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from msgspec import UNSET, Raw
 
+from .audience import Audience, Crowd, Way
 from .errors import ProtocolError, TooMany
 from .protocol import Cursor, Fresh, Message, Mode, Outgoing, Placed, Reset, Subscribe, Subscribed, beyond, encode
 from .waiting import Entry, Waiting
@@ -31,16 +32,32 @@ Contains = Callable[[str, str], bool]
 class Subscription:
     """(session, channel, selector): one key, or all. `cursor` is what the client has once it took all that waits."""
 
-    __slots__ = ("_contains", "_lined", "channel", "cursor", "id", "key", "line", "mode", "plain", "session", "stale")
+    __slots__ = (
+        "_contains",
+        "_crowd",
+        "_cursor",
+        "_lined",
+        "audience",
+        "channel",
+        "id",
+        "key",
+        "line",
+        "mode",
+        "plain",
+        "session",
+        "stale",
+    )
 
     def __init__(self, session: Session, request: Subscribe, contains: Contains) -> None:
         self.session, self.id, self.channel, self.key = session, request.id, request.channel, request.key
         self.mode: Mode = request.mode
-        self.cursor = Cursor("", 0)
         self.line: list[Placed] | None = []  # None once live
         self.stale = False  # the join under way rests on what is no longer so: start it again
         self.plain = False  # live, and no event needs a look any more
+        self.audience: Audience[Subscription] | None = None  # what it belongs to while the hub has it
+        self._crowd: Crowd[Subscription] | None = None  # of the audience, where it stands in it
         self._contains = contains
+        self._cursor = Cursor("", 0)
         self._lined = 0  # bytes in the line
 
     @property
@@ -48,19 +65,46 @@ class Subscription:
         """Whether its client still has it: it may have left while something was awaited."""
         return self.session.subscriptions.get(self.id) is self
 
+    @property
+    def cursor(self) -> Cursor:
+        own, crowd = self._cursor, self._crowd
+        if crowd is None or crowd.cursor is None or crowd.cursor.epoch != own.epoch:
+            return own
+        return own if own.offset > crowd.cursor.offset else crowd.cursor
+
     def wants(self, event: Placed) -> bool:
         return self.key is None or self.key == event.event.key
 
     def begin(self) -> None:
         """Start joining (again): from now on events wait in the line."""
+        self.session.step_out()
         self.line, self.stale, self.plain = [], False, False
         self._lined = 0
+
+    def enter(self, way: Way) -> bool:
+        """The crowd, if it is to be had."""
+        self._crowd = self.audience.enter(self, way) if self.audience is not None else None
+        return self._crowd is not None
+
+    def leave(self) -> None:
+        """The crowd, with what it was handed in this turn."""
+        crowd, self._cursor, self._crowd = self._crowd, self.cursor, None
+        if crowd is not None and self.audience is not None and self.session.way is not None:
+            self.audience.leave(self, self.session.way)
+            for event in crowd.events:
+                self.session.pass_on(event, event, self.mode)
+
+    def refused(self) -> None:
+        self.session.stall()
+
+    def alone(self) -> None:
+        self.session.step_out()
 
     def deliver(self, event: Placed) -> None:
         """Take an event of the channel; they come in order, each once, all of one epoch."""
         if self.plain:
-            self.cursor = event.cursor
-            self.session.pass_on(event, self.mode)
+            self._cursor = event.cursor
+            self.session.pass_on(event, event, self.mode)
         elif self.line is None:
             self._look(event)
         elif self._lined < MAX_LINE:
@@ -70,16 +114,17 @@ class Subscription:
             self.stale = True
 
     def _look(self, event: Placed, *, answer: bool = False) -> None:
-        place, fence = event.cursor, self.cursor.fence
-        if place.offset <= self.cursor.offset:
+        place, fence = event.cursor, self._cursor.fence
+        if place.offset <= self._cursor.offset:
             return  # in the history that it resumed with, or before its snapshot
         if fence and beyond(fence, event.event.version):
             fence = ""
         self.plain = not fence and self.line is None
         shown = not (fence and self._contains(fence, event.event.version))
-        self.cursor = Cursor(place.epoch, place.offset, fence)
+        self._cursor = Cursor(place.epoch, place.offset, fence)
         if shown:
-            self.session.pass_own(event, event.fenced(fence) if fence else event, self.mode, answer=answer)
+            own = event.fenced(fence) if fence else event
+            self.session.pass_on(event, own, self.mode, answer=answer)
 
     def show(self, cursor: Cursor, items: Mapping[str, Raw], reason: str = "") -> None:
         """Answer the subscribe with a snapshot, then go live with what waits in the line."""
@@ -104,16 +149,16 @@ class Subscription:
 
     def refresh(self, position: Cursor, version: str) -> Cursor:
         """The cursor now that all events up to the node's `position` passed by, whether they were wanted or not."""
-        if self.line is None and position.epoch == self.cursor.epoch:
-            fence = "" if beyond(self.cursor.fence, version) else self.cursor.fence
-            self.cursor = Cursor(position.epoch, max(position.offset, self.cursor.offset), fence)
+        if self.line is None and position.epoch == self._cursor.epoch:
+            fence = "" if beyond(self._cursor.fence, version) else self._cursor.fence
+            self._cursor = Cursor(position.epoch, max(position.offset, self.cursor.offset), fence)
         return self.cursor
 
     def fresh(self) -> Fresh:
         return Fresh(self.channel, str(self.cursor), self._selector())
 
     def _go_live(self, cursor: Cursor, history: Iterable[Placed]) -> None:
-        line, self.line, self.cursor = self.line or [], None, cursor
+        line, self.line, self._cursor = self.line or [], None, cursor
         for event in history:
             self._look(event, answer=True)
         self.plain = False  # history may be ahead of this node, which then delivers some of it again
@@ -128,36 +173,33 @@ class Subscription:
 class Session:
     """One client. `wake` is called when something waits; the transport then calls `take`.
 
-    While its connection takes all that comes a session is *swift*: events are put in a list, to be sent together at the
-    end of the loop's turn, the same bytes for everyone. All else that there is to send, and all that comes while
-    the connection is stalled, is lined up and counted. What comes by itself is bounded by `limit`: a client that does
-    not keep up is given the newest event of each key, or has to come back. Answers have a bound of their own, since all
-    of one is queued before the transport has its turn.
+    Where a crowd can reach it (`way`) and nothing waits, its one subscription stands in the crowd, and the session is
+    handed nothing at all. What waits is bounded. What comes by itself by `limit`: a client that does not keep up is
+    given the newest event of each key, or has to come back. Answers have a bound of their own, since all of one is
+    queued before the transport has its turn.
     """
 
     __slots__ = (
+        "_in_crowd",
         "_last",
         "_limit",
-        "_turn",
-        "_turn_size",
+        "_stalled",
         "_waiting",
         "_wake",
         "closed",
         "overflown",
-        "stalled",
         "subscriptions",
-        "swift",
+        "way",
     )
 
-    def __init__(self, wake: Callable[[], None], *, limit: int = MAX_PENDING) -> None:
+    def __init__(self, wake: Callable[[], None], *, limit: int = MAX_PENDING, way: Way | None = None) -> None:
         self.subscriptions: dict[int | str, Subscription] = {}
-        self.swift = True
-        self.stalled = False  # the connection takes nothing at present
         self.overflown = False  # too slow even when conflated: the transport closes with TooSlow
         self.closed = False  # nothing is to be sent any more
+        self.way = way
         self._wake, self._limit = wake, limit
-        self._turn: list[Placed] = []
-        self._turn_size = 0  # bytes
+        self._in_crowd: Subscription | None = None
+        self._stalled = False  # the connection takes nothing at present
         self._waiting = Waiting()
         self._last: Placed | None = None
 
@@ -169,29 +211,14 @@ class Session:
             )
         if len(self.subscriptions) >= MAX_SUBSCRIPTIONS:
             raise TooMany(f"more than {MAX_SUBSCRIPTIONS} subscriptions on one connection")
+        self.step_out()
         subscription = self.subscriptions[request.id] = Subscription(self, request, contains)
         return subscription
 
     # queueing -------------------------------------------------------------------------------------------------------
 
-    def pass_on(self, event: Placed, mode: Mode) -> None:
-        """Queue an event as everyone gets it, once even if several selections want it."""
-        if not self.swift:
-            self.pass_own(event, event, mode)
-            return
-        turn = self._turn
-        if not turn:
-            self._wake()
-        elif turn[-1] is event:
-            return
-        turn.append(event)
-        self._turn_size += event.size
-        if self._turn_size > MAX_TURN:
-            self._line_up()
-
-    def pass_own(self, event: Placed, own: Placed, mode: Mode, *, answer: bool = False) -> None:
-        """Queue an event behind what waits, in a frame of its own where it has to be."""
-        self._line_up()
+    def pass_on(self, event: Placed, own: Placed, mode: Mode, *, answer: bool = False) -> None:
+        """Queue an event, once even if several selections want it; `own`: itself, or a frame of its own."""
         droppable = mode == "latest" and not answer
         if event is self._last:
             if not droppable:
@@ -211,7 +238,7 @@ class Session:
     def _queue(self, entry: Entry) -> None:
         if self.closed:
             return
-        self._line_up()
+        self.step_out()
         waiting = self._waiting
         self._last = None  # behind another message the same event is news again
         waiting.put(entry)
@@ -223,56 +250,52 @@ class Session:
             self.close()
         self._wake()
 
-    def _line_up(self) -> None:
-        """No longer swift: what the turn has brought so far is the first that waits."""
-        if self.swift:
-            self.swift = False
-            droppable = all(each.mode == "latest" for each in self.subscriptions.values())
-            for event in self.turn():
-                self._waiting.put(Entry(event, event.size, answer=False, droppable=droppable))
-                self._last = event
-
     # sending --------------------------------------------------------------------------------------------------------
 
-    def turn(self) -> list[Placed]:
-        """What a swift session was handed in this turn; it is the transport's now."""
-        turn, self._turn, self._turn_size = self._turn, [], 0
-        return turn
-
-    def take(self, most: int = MAX_ANSWERS) -> Sequence[Outgoing]:
+    def take(self, most: int = MAX_ANSWERS) -> list[Outgoing]:
         """The first of what waits, of about `most` bytes; it is the transport's now."""
-        if self.swift:
-            return self.turn()
-        taken = self._waiting.take(most)
-        self.swift = not (self._waiting or self.stalled or self.closed)
-        return taken
+        return self._waiting.take(most)
 
     def stall(self) -> None:
         """The connection takes nothing at present: from now on keep the newest event of each key where that will do."""
-        self._line_up()
-        self.stalled = True
+        self.step_out()
+        self._stalled = True
         self._waiting.conflate()
 
     def flow(self) -> None:
         """It takes something again."""
-        self.stalled = False
-        self.swift = not (self._waiting or self.closed)
+        self._stalled = False
+
+    def settle(self) -> None:
+        """All was taken: into the crowd, where nothing but its events can come."""
+        if self.way is None or self._in_crowd or self._waiting or self._stalled or self.closed:
+            return
+        if len(self.subscriptions) == 1:
+            [subscription] = self.subscriptions.values()
+            if subscription.plain and subscription.enter(self.way):
+                self._in_crowd = subscription
+
+    def step_out(self) -> None:
+        """Of the crowd; what it was handed in this turn so far is the first that waits."""
+        if (subscription := self._in_crowd) is not None:
+            self._in_crowd = None
+            subscription.leave()
 
     def close(self) -> None:
         """Send nothing any more, keep nothing."""
-        self.closed, self.swift = True, False
-        self._turn = []
+        self.closed = True
+        self.step_out()
         self._waiting.clear()
 
     @property
-    def pending(self) -> int:
-        """How many messages wait."""
-        return len(self._turn) + len(self._waiting)
+    def waiting(self) -> int:
+        """How many messages."""
+        return len(self._waiting)
 
     @property
     def size(self) -> int:
         """Bytes that wait, about."""
-        return self._turn_size + self._waiting.events + self._waiting.answers
+        return self._waiting.events + self._waiting.answers
 
     def spared(self) -> int:
         """How many events newer ones took the place of since this was asked last."""

@@ -15,7 +15,7 @@ FLOORS = [
     {"errors"},
     {"config", "metrics", "logs", "frames"},
     {"protocol"},
-    {"waiting", "places", "replica", "tasks"},
+    {"audience", "waiting", "places", "replica", "tasks"},
     {"session"},
     {"hub", "redis_pubsub"},
     {"brokers", "stores"},
@@ -29,7 +29,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-PURE = {"errors", "config", "frames", "protocol", "waiting", "places", "session", "hub", "replica"} | {
+PURE = {"errors", "config", "frames", "protocol", "audience", "waiting", "places", "session", "hub", "replica"} | {
     "stores.pgoutput",
     "stores.pgtypes",
 }

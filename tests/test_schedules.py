@@ -378,7 +378,7 @@ async def test_a_lost_last_event_is_found_though_nothing_follows() -> None:
         await until(lambda: cluster._logged(b"1"))
         session = client.session
         assert session is not None
-        await until(lambda: session.pending == 2, 5)
+        await until(lambda: session.waiting == 2, 5)
         await cluster.check(client)
 
 
@@ -575,7 +575,7 @@ async def test_a_reset_that_cannot_be_shown_is_told(monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as broken:
             broken.setattr(cluster.store, "snapshot", odd)
             await cluster.wire.leases["memory"].renew(["things"], "test")
-            await until(lambda: client.session is not None and client.session.pending > 0)
+            await until(lambda: client.session is not None and client.session.waiting > 0)
         (failure,) = client.session.take()
         assert isinstance(failure, protocol.Failure)
         assert (failure.id, failure.code) == (1, "internal")
@@ -607,7 +607,7 @@ async def test_a_reset_that_waits_for_its_store_keeps_nobody_else_waiting(monkey
             await until(lambda: cluster._logged(b"1"))
             broker.lose()
             await cluster.write("shows the hole")
-            await until(lambda: resumed.session is not None and resumed.session.pending == 3)
+            await until(lambda: resumed.session is not None and resumed.session.waiting == 3)
         await cluster.check(waiting, resumed)
 
 
@@ -649,7 +649,7 @@ async def test_many_channels_are_healed_a_few_at_a_time() -> None:
             await node.subscribe(session, Subscribe(1, f"memory/c{number}"))
             session.take()
         await cluster.wire.leases["memory"].renew(None, "test")
-        await until(lambda: all(session.pending for session in sessions))
+        await until(lambda: all(session.waiting for session in sessions))
         assert broker.histories.most == channels.AT_ONCE
         assert store.snapshots.most == resets.AT_ONCE
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import msgspec
 import pytest
 from msgspec import UNSET, Raw
 
 from realtime import protocol, session
+from realtime.audience import Crowd, Way
 from realtime.errors import ProtocolError, TooMany
 from realtime.hub import Hub
 from realtime.places import Places
@@ -373,3 +377,197 @@ def test_half_a_snapshot_of_one_connection_is_no_part_of_the_next() -> None:
     replica.apply(Subscribed(1, CHANNEL, "v1.ep.9", items(b=2)))
     assert replica.items == items(b=2)
     assert replica.cursor == "v1.ep.9"
+
+
+# crowds --------------------------------------------------------------------------------------------------------------
+
+
+class Connection(Pair):
+    """A pair whose session a crowd can reach; takes so many sends, refuses the next one, then none until it is read."""
+
+    def __init__(
+        self, hub: Hub, turn: list[Crowd[Any]], *, key: str | None = None, limit: int = session.MAX_PENDING
+    ) -> None:
+        super().__init__(key, limit=limit)
+        self.hub = hub
+        self.room = 1_000
+        self.sends = 0
+        self.session = Session(self._wake, limit=limit, way=Way("json", turn.append, self._send))
+
+    def _send(self, frames: bytes) -> bool:
+        assert self.room >= 0, "it was given more than it took"
+        self.sends += 1
+        self.room -= 1
+        self._hear(unframed(frames))
+        return self.room >= 0
+
+    def _hear(self, texts: Iterable[bytes]) -> None:
+        for text in texts:
+            message = protocol.decode_message(text, "json")
+            self.replica.apply(message)
+            self.seen.append(message)
+
+    def flush(self) -> None:
+        """As an outlet does at the end of a turn, where the connection takes something."""
+        if self.room >= 0:
+            self._hear(protocol.encode(message, "json") for message in self.session.take())
+            self.session.settle()
+
+    def drain(self) -> None:
+        self.room = 1_000
+        self.session.flow()
+        self.flush()
+
+
+def unframed(frames: bytes) -> Iterator[bytes]:
+    while frames:
+        head, size = 2, frames[1]
+        if size == 126:
+            head, size = 4, int.from_bytes(frames[2:4], "big")
+        yield frames[head : head + size]
+        frames = frames[head + size :]
+
+
+class Crowded:
+    """A hub, and connections that are all in its crowd."""
+
+    def __init__(self, number: int = 2, *, mode: protocol.Mode = "latest", limit: int = session.MAX_PENDING) -> None:
+        self.hub, self.turn = Hub(), list[Crowd[Any]]()
+        self.connections = [Connection(self.hub, self.turn, limit=limit) for _ in range(number)]
+        self.subscriptions = [each.join(mode=mode) for each in self.connections]
+        for subscription in self.subscriptions:
+            subscription.show(Cursor("ep", 0), {})
+        self.over()
+        self.deliver(event(1))
+        self.over()
+        for each in self.connections:
+            each.seen.clear()
+            each.sends = 0
+
+    def deliver(self, *events: Placed) -> None:
+        for each in events:
+            self.hub.deliver(CHANNEL, each)
+
+    def over(self) -> None:
+        """The turn is."""
+        while self.turn:
+            self.turn.pop().flush()
+        for each in self.connections:
+            each.flush()
+
+
+def test_a_crowd_is_sent_a_turn_at_once_and_its_sessions_are_handed_nothing() -> None:
+    crowded = Crowded(3)
+    woken = [each.woken for each in crowded.connections]
+    crowded.deliver(event(2, "a", 2), event(3, "b", 3))
+    assert [each.seen for each in crowded.connections] == [[], [], []]
+    crowded.over()
+    for each, subscription, before in zip(crowded.connections, crowded.subscriptions, woken, strict=True):
+        assert (each.offsets(), each.sends, each.woken) == ([2, 3], 1, before)
+        assert (each.values(), each.replica.cursor) == ({"7": 0, "a": 2, "b": 3}, "v1.ep.3")
+        assert subscription.cursor == Cursor("ep", 3)
+
+
+def test_events_of_other_keys_do_not_move_a_crowd_of_one_key() -> None:
+    crowded = Crowded(1)
+    one = Connection(crowded.hub, crowded.turn, key="a")
+    subscription = one.join()
+    subscription.show(Cursor("ep", 1), {})
+    crowded.connections.append(one)
+    for offset, key in ((2, "a"), (3, "a"), (4, "b")):
+        crowded.deliver(event(offset, key))
+        crowded.over()
+    assert one.offsets() == [2, 3]
+    assert subscription.cursor == Cursor("ep", 3)
+    assert subscription.refresh(Cursor("ep", 4), "0004") == Cursor("ep", 4)
+
+
+def test_more_than_a_turn_should_hold_is_sent_before_its_end() -> None:
+    crowded = Crowded(1)
+    crowded.deliver(*(event(offset, "a", "x" * 1000) for offset in range(2, 102)))
+    assert crowded.connections[0].sends == 1
+    crowded.over()
+    assert crowded.connections[0].offsets() == list(range(2, 102))
+
+
+@pytest.mark.parametrize("what", ["a pong", "a second subscription", "a reset", "an end"])
+def test_whatever_else_comes_in_a_turn_comes_behind_its_events(what: str) -> None:
+    crowded = Crowded()
+    [each, other], [subscription, _] = crowded.connections, crowded.subscriptions
+    crowded.deliver(event(2))
+    if what == "a pong":
+        each.session.send(protocol.Pong())
+    elif what == "a second subscription":
+        each.join(2, key="a").show(Cursor("ep", 2), {})
+    elif what == "a reset":
+        subscription.begin()
+        subscription.reset(Cursor("new", 0), {}, "epoch")
+    else:
+        crowded.hub.remove(subscription)
+    crowded.deliver(event(3, epoch="new" if what == "a reset" else "ep"))
+    crowded.over()
+    kinds = [type(message).__name__ for message in each.seen]
+    between = {"a pong": ["Pong"], "a second subscription": ["Subscribed"], "a reset": ["Reset"], "an end": []}[what]
+    after = [] if what in ("a reset", "an end") else ["Event"]
+    assert kinds[: 1 + len(between) + len(after)] == ["Event", *between, *after]
+    assert each.offsets() == ([2] if what == "an end" else [2, 3])
+    assert other.offsets() == [2, 3]
+
+
+def test_a_cursor_that_is_refreshed_in_a_turn_comes_behind_its_events() -> None:
+    """Else a client that drops in between would have a cursor beyond an event that it was not sent."""
+    crowded = Crowded(1)
+    [each], [subscription] = crowded.connections, crowded.subscriptions
+    crowded.deliver(event(2))
+    subscription.refresh(Cursor("ep", 5), "0005")
+    each.session.send(subscription.fresh())
+    crowded.over()
+    assert [type(message).__name__ for message in each.seen] == ["Event", "Fresh"]
+    assert each.replica.cursor == "v1.ep.5"
+
+
+def test_who_does_not_take_all_is_given_the_newest_of_each_key_when_it_does() -> None:
+    crowded = Crowded()
+    slow, quick = crowded.connections
+    slow.room = 0
+    for offset in range(2, 40):
+        crowded.deliver(event(offset, "ab"[offset % 2], offset))
+        crowded.over()
+    assert quick.offsets() == list(range(2, 40))
+    assert slow.offsets() == [2]
+    assert slow.session.spared() == 35
+    slow.drain()
+    assert slow.offsets() == [2, 38, 39]
+    crowded.deliver(event(40, "a"), event(41, "a"))
+    crowded.over()
+    assert slow.offsets() == [2, 38, 39, 40, 41]  # it has caught up: every event again
+    assert slow.session.spared() == 0
+
+
+def test_who_wants_all_and_does_not_take_it_has_to_come_back() -> None:
+    crowded = Crowded(mode="all", limit=3_000)
+    slow, quick = crowded.connections
+    slow.room = 0
+    for offset in range(2, 10):
+        crowded.deliver(event(offset))
+        crowded.over()
+    assert not slow.session.overflown
+    for offset in range(10, 100):
+        crowded.deliver(event(offset))
+        crowded.over()
+    assert slow.session.overflown
+    assert (slow.session.waiting, slow.offsets()) == (0, [2])
+    assert quick.offsets() == list(range(2, 100))
+
+
+def test_who_catches_up_in_the_middle_of_a_turn_is_told_nothing_twice() -> None:
+    crowded = Crowded()
+    slow, quick = crowded.connections
+    slow.room = 0
+    crowded.deliver(event(2))
+    crowded.over()
+    crowded.deliver(event(3))
+    slow.drain()
+    crowded.deliver(event(4))
+    crowded.over()
+    assert slow.offsets() == quick.offsets() == [2, 3, 4]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from ..audience import Way
 from ..errors import Draining
 from ..node import Node
 from ..session import Session
@@ -19,8 +20,10 @@ log = logging.getLogger("realtime.handlers")
 class Conversation:
     """A session, and the transport that sends what waits in it."""
 
-    def __init__(self, door: Door, transport: str) -> None:
-        self.session = Session(self.wake)
+    __slots__ = ("_door", "_slow", "session", "transport")
+
+    def __init__(self, door: Door, transport: str, way: Way | None = None) -> None:
+        self.session = Session(self.wake, way=way)
         self.transport = transport
         self._door = door
         self._slow = False  # more waited than may wait, and that was counted

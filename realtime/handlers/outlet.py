@@ -6,16 +6,17 @@ in the session, which conflates it, until the stream has got rid of that.
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from contextlib import suppress
 
-from tornado.websocket import WebSocketHandler
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from ..audience import Way
 from ..errors import TooSlow
 from ..protocol import Codec, frame
 from .door import Conversation, Door
 from .straight import Straight, stream_of
-from .turns import Joined
 
 log = logging.getLogger("realtime.websocket")
 
@@ -24,29 +25,30 @@ GOING_AWAY, INTERNAL_ERROR = 1012, 1011  # the registry of RFC 6455: service res
 
 
 class Outlet(Conversation):
+    __slots__ = ("_codec", "_due", "_socket", "_straight", "_stream", "answered")
+
     def __init__(self, door: Door, socket: WebSocketHandler, codec: Codec) -> None:
-        super().__init__(door, "websocket")
-        self.codec: Codec = codec
-        self.answered = True  # the last ping
-        self._socket, self._stream = socket, stream_of(socket)
-        self._straight = Straight(self._stream)
+        self._socket, self._stream, self._codec = socket, stream_of(socket), codec
+        self._straight = Straight(self._stream, self._relieved)
         self._due = False  # at the end of this turn
-        self._held = False  # the stream has bytes of ours that the kernel had no room for
+        self.answered = True  # the last ping
+        super().__init__(door, "websocket", Way(codec, door.turns.crowd, self._straight.send))
 
     def wake(self) -> None:
         if not self._due:
             self._due = True
-            self._door.turns.add(self)
+            self._door.turns.outlet(self)
 
-    def flush(self, joined: Joined) -> None:
+    def flush(self) -> None:
+        """What waits in the session, as far as it goes."""
         self._due = False
+        self.count()
+        straight, session = self._straight, self.session
         try:
-            if not self.session.swift:
-                self._drain()
-            elif events := self.session.turn():
-                self._send(joined.of(events))
-        except OSError:  # it is gone, which Tornado's reader tells us
-            self.session.close()
+            while not straight.held and (messages := session.take(PORTION)):
+                if not straight.send(b"".join([frame(message, self._codec) for message in messages])):
+                    session.stall()
+            session.settle()
         except Exception:  # a message that cannot be sent: a socket that is open but silent would be worse
             log.exception("a message could not be sent")
             self._end(INTERNAL_ERROR, "our mistake: come back and resume from your cursor")
@@ -59,11 +61,12 @@ class Outlet(Conversation):
             self._end(TooSlow.close, "silent for too long")
             return
         self.answered = False
-        self._socket.ping()
+        with suppress(WebSocketClosedError, StreamClosedError):  # Tornado's reader tells us
+            self._socket.ping()
         self._door.node.refresh(self.session)
 
     def farewell(self) -> None:
-        self.flush(Joined(self.codec))
+        self.flush()
         self._end(GOING_AWAY, "the node restarts: come back at once")
 
     def cut(self) -> None:
@@ -73,23 +76,9 @@ class Outlet(Conversation):
     def abort(self) -> None:
         self._stream.close()
 
-    def _drain(self) -> None:
-        self.count()
-        while not self._held and (messages := self.session.take(PORTION)):
-            self._send(b"".join([frame(message, self.codec) for message in messages]))
-
-    def _send(self, data: bytes) -> None:
-        held = self._straight.send(data)
-        if held is not None:
-            self._held = True
-            self.session.stall()
-            held.add_done_callback(self._relieved)
-
-    def _relieved(self, held: asyncio.Future[None]) -> None:
-        self._held = False
-        if not held.cancelled() and held.exception() is None:
-            self.session.flow()
-            self.wake()
+    def _relieved(self) -> None:
+        self.session.flow()
+        self.wake()
 
     def _end(self, code: int, reason: str) -> None:
         self.session.close()

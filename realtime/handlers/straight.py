@@ -8,6 +8,7 @@ its ordinary way, and so does everything under TLS. `tests/handlers/test_straigh
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
@@ -22,26 +23,44 @@ def stream_of(socket: WebSocketHandler) -> IOStream:
 
 
 class Straight:
-    """Raises StreamClosedError where the connection is gone."""
+    """`relieved` is called when the kernel has taken what it had refused."""
 
-    __slots__ = ("_buffer", "_send", "_stream")
+    __slots__ = ("_buffer", "_relieved", "_send", "_stream", "held")
 
-    def __init__(self, stream: IOStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: IOStream, relieved: Callable[[], None]) -> None:
+        self.held = False  # the stream has bytes of ours that the kernel had no room for: give it no more
+        self._stream, self._relieved = stream, relieved
         self._buffer = stream._write_buffer  # the same one until the stream is closed, which empties it
         self._send = stream.socket.send if type(stream) is IOStream else None
 
-    def send(self, data: bytes) -> asyncio.Future[None] | None:
-        """None: the kernel has it all. Else it will have it all, in its order, when this is done."""
-        if self._send is None or self._buffer._size:
-            return self._stream.write(data)
+    def send(self, data: bytes) -> bool:
+        """False: the kernel has not taken it all, and the stream has the rest; or the connection is gone."""
+        sent = 0
         try:
-            sent = self._send(data)
+            if self._send is not None and not self._buffer._size:
+                sent = self._send(data)
+                if sent == len(data):
+                    return True
         except BlockingIOError:
-            sent = 0
+            pass
         except OSError as error:
             self._stream.close(exc_info=error)
-            raise
-        if sent == len(data):
-            return None
-        return self._stream.write(memoryview(data)[sent:])
+            return False
+        return self._leave(memoryview(data)[sent:])
+
+    def _leave(self, rest: memoryview) -> bool:
+        """To the stream, behind what it has."""
+        try:
+            written = self._stream.write(rest)
+        except StreamClosedError:
+            return False
+        if written.done():
+            return True
+        self.held = True
+        written.add_done_callback(self._written)
+        return False
+
+    def _written(self, written: asyncio.Future[None]) -> None:
+        self.held = False
+        if not written.cancelled() and written.exception() is None:
+            self._relieved()

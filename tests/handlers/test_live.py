@@ -233,11 +233,15 @@ async def test_a_number_that_only_json_can_hold_reaches_a_msgpack_client(service
 
 
 @pytest.mark.expects_logs
-async def test_a_message_that_cannot_be_encoded_closes_with_1011(service: Service, base_url: str) -> None:
+@pytest.mark.parametrize("crowd", [False, True])
+async def test_a_message_that_cannot_be_encoded_closes_with_1011(service: Service, base_url: str, crowd: bool) -> None:
     async with socket(base_url, "msgpack") as connection:
         await hear(connection)
         await ask(connection, "msgpack", type="subscribe", id=1, channel="memory/rooms")
         await hear(connection)
+        if crowd:  # which it enters with the first event
+            await put(service, "attic", 1)
+            await hear(connection)
         await service.node.put("memory/rooms", "attic", Raw(b'"\xff"'), ANYHOW)  # a store should know better
         async with asyncio.timeout(5):
             await connection.wait_closed()
