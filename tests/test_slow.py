@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from realtime.app import Service
 from realtime.brokers.base import Broker
 from realtime.brokers.memory import MemoryBroker
 from realtime.config import Config
-from realtime.handlers.door import Conversation
+from realtime.handlers.door import PORTION, Awaiting, Conversation
 from realtime.handlers.outlet import Outlet
 from realtime.protocol import ANYHOW, Mode, Pong
 from realtime.session import MAX_PENDING
@@ -27,7 +28,7 @@ from realtime.stores.memory import MemoryStore
 from tests.cluster import address
 from tests.handlers.test_live import Stream
 from tests.wait import until
-from tests.watcher import Watcher, watching
+from tests.watcher import Watcher, _narrow, watching
 
 pytestmark = pytest.mark.asyncio
 
@@ -84,6 +85,48 @@ async def test_those_who_never_read_cost_little_stall_nobody_and_heal() -> None:
             assert every.observer.counts["resume"] == 1
             await until(lambda: service.metrics.connections.labels("websocket")._value.get() == 3)  # it was let go
             assert [each.wrong for each in watchers] == [[], [], [], []]
+
+
+@pytest.mark.parametrize("form", ["sse", "ndjson"])
+async def test_a_stream_that_is_not_read_costs_little_and_heals(form: str) -> None:
+    """It is spared what newer events of a key follow, and its last cursor is that of the last event."""
+    async with serving(MemoryBroker()) as service:
+        reader, writer = await asyncio.open_connection(sock=await _narrow(address(service)), limit=1 << 12)
+        accept, query = ("text/event-stream", "") if form == "sse" else ("*/*", "?stream=ndjson")
+        writer.write(f"GET /v1/{CHANNEL}{query} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n".encode())
+        await until(lambda: service.metrics.subscriptions._value.get() == 1)
+        [conversation] = service.door._open
+        assert isinstance(conversation, Awaiting)
+        for number in range(1, ROUNDS + 1):
+            for key in map(str, range(KEYS)):
+                value = b'{"n":%d,"pad":"%s"}' % (number, PAD.encode())
+                await service.node.put(CHANNEL, key, Raw(value), ANYHOW)
+            published = service.metrics.published.labels("memory")
+            await until(lambda: published._value.get() == number * KEYS)  # noqa: B023
+            behind = len(conversation.stream._write_buffer)
+            assert conversation.session.size + behind < KEYS * 17_000 + 2 * PORTION
+        events = dict[str, dict[str, Any]]()
+        heard = 0
+        async for event in events_of(reader):
+            assert event["value"]["n"] > events.get(event["key"], {"value": {"n": 0}})["value"]["n"]
+            events[event["key"]], heard = event, heard + 1
+            if [each["value"]["n"] for each in events.values()] == [ROUNDS] * KEYS:
+                break
+        assert service.metrics.conflated._value.get() == ROUNDS * KEYS - heard > 0
+        assert service.metrics.slow._value.get() == 0
+        assert event["cursor"] == str(conversation.session.subscriptions[0].cursor)
+        writer.close()
+
+
+async def events_of(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """Of a stream of either form."""
+    rest = b""
+    while True:
+        async with asyncio.timeout(10):
+            *lines, rest = (rest + await reader.read(1 << 16)).split(b"\n")
+        for line in lines:
+            if b'"type":"event"' in line:
+                yield json.loads(line[line.index(b"{") :])
 
 
 async def test_one_that_goes_while_it_is_written_to_is_not_complained_of() -> None:

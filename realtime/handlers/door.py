@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+
+from tornado.iostream import BaseIOStream
 
 from ..audience import Way
 from ..errors import Draining
@@ -15,6 +16,8 @@ from .heart import Heart
 from .turns import Turns
 
 log = logging.getLogger("realtime.handlers")
+
+PORTION = 1 << 17  # bytes that are handed to a connection at a time, about, where more waits
 
 
 class Conversation:
@@ -58,10 +61,10 @@ class Conversation:
 class Awaiting(Conversation):
     """One whose handler waits for the next message, the client's leaving or the node's stop."""
 
-    def __init__(self, door: Door, transport: str, close: Callable[[], None]) -> None:
+    def __init__(self, door: Door, transport: str, stream: BaseIOStream) -> None:
         super().__init__(door, transport)
         self.over = False  # the client has gone
-        self._close = close
+        self.stream = stream
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -72,11 +75,11 @@ class Awaiting(Conversation):
         self._woken.set()
 
     def abort(self) -> None:
-        self._close()
+        self.stream.close()
 
     def cut(self) -> None:
         if self.transport != "poll":  # which is told
-            self._close()
+            self.stream.close()
 
     def leave(self) -> None:
         """The client has gone."""

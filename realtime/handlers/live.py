@@ -33,7 +33,7 @@ from ..protocol import (
 )
 from ..session import Subscription
 from .base import Handler
-from .door import Awaiting
+from .door import PORTION, Awaiting
 
 KEEPALIVE = 15.0  # seconds of silence after which a stream says that it is still there
 LONGEST_POLL, DEFAULT_POLL = 55.0, 25.0
@@ -65,7 +65,7 @@ class LiveHandler(Handler):
         requests = self._requests(selected)
         transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
         connection = cast("HTTP1Connection", self.request.connection)
-        with Awaiting(self.door, transport, connection.stream.close) as self.conversation:
+        with Awaiting(self.door, transport, connection.stream) as self.conversation:
             try:
                 subscriptions = [await self.node.subscribe(self.conversation.session, each) for each in requests]
             except Unavailable as error:
@@ -127,16 +127,24 @@ class LiveHandler(Handler):
         try:
             self.write(form.opening)
             while not (conversation.over or self.door.draining):
-                for message in session.take():
+                for message in session.take(PORTION):
                     places.sent(message)
                     self.write(form.write(message, places))
-                await self.flush()
-                if not await conversation.news(KEEPALIVE):
+                await self._flush(conversation)
+                if not session.waiting and not await conversation.news(KEEPALIVE):
                     self.node.refresh(session)
                     self.write(form.silence)
             self.finish(form.farewell)
         except StreamClosedError:
             pass  # the client left; there is nobody to tell
+
+    async def _flush(self, conversation: Awaiting) -> None:
+        """What has been written is all that is behind the socket: while it takes nothing, the session conflates."""
+        flushing = self.flush()
+        if conversation.stream.writing():
+            conversation.session.stall()
+        await flushing
+        conversation.session.flow()
 
 
 class Found:

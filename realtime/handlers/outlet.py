@@ -15,12 +15,11 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from ..audience import Way
 from ..errors import TooSlow
 from ..protocol import Codec, frame
-from .door import Conversation, Door
+from .door import PORTION, Conversation, Door
 from .straight import Straight, stream_of
 
 log = logging.getLogger("realtime.websocket")
 
-PORTION = 1 << 17  # bytes of one send, about, where more waits
 GOING_AWAY, INTERNAL_ERROR = 1012, 1011  # the registry of RFC 6455: service restart, internal error
 
 
