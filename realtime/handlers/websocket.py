@@ -38,6 +38,7 @@ class LiveSocket(WebSocketHandler, Handler):
 
     def open(self, *_: str, **__: str) -> None:
         self.set_nodelay(True)
+        self.request.headers.clear()  # nobody reads them any more, and each connection would keep its own
         self._joining: dict[int | str, asyncio.Task[None]] = {}
         outlet = Outlet(self.door, self, self.codec)
         self.door.enter(outlet)
