@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, takewhile
 
 from .brokers.base import Broker
 from .errors import BrokerDown, CursorLost
@@ -27,7 +28,8 @@ SWEEP = 1.0  # seconds between two looks for such channels
 PATIENCE = 3.0  # seconds that a subscribe waits for a repair
 AT_ONCE = 8  # repairs; more would only wait for each other, and their time run out
 BREATH = 1 << 16  # bytes of events passed on in one go
-CHECK = 2.0  # seconds between two comparisons of all positions with the log's
+CHECK = 2.0  # seconds between two comparisons of positions with the log's
+COMPARED = 2000  # channels in one of them, and so a few ms of Redis' time; of more, each has its turn
 FLIGHT = 0.3  # seconds that a delivery may take, which is on its way while the positions are read
 
 Heard = Callable[[Placed], None]
@@ -36,7 +38,7 @@ Heard = Callable[[Placed], None]
 class Channel:
     """One channel that this node follows, and how far it has passed it on."""
 
-    __slots__ = ("idle_since", "lock", "missing", "name", "position", "repairing", "version")
+    __slots__ = ("lock", "missing", "name", "position", "repairing", "version")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,7 +47,6 @@ class Channel:
         self.version = ""  # of the newest event passed on
         self.missing = ""  # why a repair has to look (again)
         self.repairing: asyncio.Task[None] | None = None
-        self.idle_since = time.monotonic()
 
     @property
     def place(self) -> Cursor:
@@ -69,12 +70,14 @@ class Channels:
         self._broker, self._hub, self._metrics = broker, hub, metrics
         self._heard, self._resets = heard, Resets(read, drop)
         self._channels: dict[str, Channel] = {}
+        self._idle: dict[str, float] = {}  # since when nobody listens, the longest first
+        self._round: Iterator[str] = iter(())  # names whose positions are still to be compared
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._tasks = Tasks()
 
     def open(self) -> None:
         self._tasks.every(SWEEP, self._let_idle_go, "idle channels")
-        self._tasks.every(CHECK, self._compare, "positions")
+        self._tasks.every(CHECK, self._compare_some, "positions")
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -99,13 +102,20 @@ class Channels:
                     self._start_repair(channel)
         return channel
 
+    def left(self, name: str) -> None:
+        """Somebody who listened to it has gone."""
+        if name in self._channels and not self._hub.listening(name):
+            self._idle.pop(name, None)
+            self._idle[name] = time.monotonic()
+
     async def _let_idle_go(self) -> None:
         """Stop following what nobody has listened to for a while."""
-        for channel in list(self._channels.values()):
-            if self._hub.listening(channel.name):
-                channel.idle_since = time.monotonic()
-            elif time.monotonic() - channel.idle_since > IDLE:
-                await self._let_go(channel)
+        before = time.monotonic() - IDLE
+        for name in list(takewhile(lambda name: self._idle[name] < before, self._idle)):
+            if self._idle.get(name, before) < before:  # else somebody came and went while we waited for another
+                del self._idle[name]
+                if not self._hub.listening(name) and (channel := self._channels.get(name)) is not None:
+                    await self._let_go(channel)
 
     async def _let_go(self, channel: Channel) -> None:
         async with channel.lock:
@@ -141,15 +151,30 @@ class Channels:
 
     def compare(self) -> None:
         """Look at once where every channel stands: deliveries are missing."""
-        self._tasks.start(self._compare("deliveries had broken off", 0.0), "positions after a break")
+        self._tasks.start(self._compare_all("deliveries had broken off", 0.0), "positions after a break")
 
-    async def _compare(self, why: str = "the log was elsewhere", flight: float = FLIGHT) -> None:
-        """One look for all channels: it shows also a lost event after which nothing came."""
-        before = {name: each.position for name, each in self._channels.items() if each.position is not None}
+    async def _compare_all(self, why: str, flight: float) -> None:
+        names = list(self._channels)
+        for start in range(0, len(names), COMPARED):
+            await self._compare(names[start : start + COMPARED], why, flight)
+
+    async def _compare_some(self) -> None:
+        """The next ones in turn. Where one's epoch has ended the server lost its past, and so did the others."""
+        names = list(islice(self._round, COMPARED))
+        if not names:
+            self._round = iter(list(self._channels))
+            names = list(islice(self._round, COMPARED))
+        if await self._compare(names) and len(self._channels) > COMPARED:
+            await self._compare_all("another's epoch had ended", FLIGHT)
+
+    async def _compare(self, names: Sequence[str], why: str = "the log was elsewhere", flight: float = FLIGHT) -> bool:
+        """One look for all of these: it shows also a lost event after which nothing came. Whether an epoch ended."""
+        channels = {name: each for name in names if (each := self._channels.get(name)) is not None}
+        before = {name: each.position for name, each in channels.items() if each.position is not None}
         try:
             places = dict(zip(before, await self._broker.positions(list(before)), strict=True))
         except BrokerDown:
-            return  # the next look is soon
+            return False  # the next look is soon
         differing = [name for name in before if before[name] != places[name]]
         if differing:
             await asyncio.sleep(flight)
@@ -157,6 +182,7 @@ class Channels:
             channel = self._channels.get(name)
             if channel is not None and (channel.position == before[name] or not channel.has(places[name])):
                 self.repair(channel, why)
+        return any(before[name].epoch != places[name].epoch for name in differing)
 
     def repair(self, channel: Channel, why: str) -> None:
         channel.missing = channel.missing or why

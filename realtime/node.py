@@ -19,6 +19,7 @@ from .hub import Hub
 from .metrics import Metrics
 from .protocol import Condition, Cursor, Placed, Source, Subscribe, split_channel
 from .session import Session, Subscription
+from .snapshots import Snapshots
 from .sources import Sources
 from .stores.base import Snapshot, Spoken, Store, Written
 
@@ -38,6 +39,7 @@ class Node:
         self.stores: Mapping[str, Store] = {store.name: store for store in stores}
         self.sources = Sources(stores, metrics, self._tell)
         self._broker, self._hub = broker, Hub()
+        self._snapshots = Snapshots(lambda name, key: self._read(name, None if key is None else [key]))
         self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard, self.unsubscribe)
 
     async def open(self) -> None:
@@ -72,6 +74,7 @@ class Node:
             del subscription.session.subscriptions[subscription.id]
             self.metrics.subscriptions.dec()
             self._hub.remove(subscription)
+            self._channels.left(subscription.channel)
 
     def release(self, session: Session) -> None:
         """The session ends: forget all of it."""
@@ -111,8 +114,7 @@ class Node:
                 return
 
     async def _show(self, subscription: Subscription, position: Cursor, reason: str) -> bool:
-        key = subscription.key
-        snapshot = await self._read(subscription.channel, None if key is None else [key])
+        snapshot = await self._snapshots.read(subscription.channel, subscription.key)
         if subscription.stale:
             return False
         subscription.show(Cursor(position.epoch, position.offset, snapshot.fence), snapshot.items, reason)

@@ -19,7 +19,7 @@ FLOORS = [
     {"session"},
     {"hub", "redis_pubsub"},
     {"brokers", "stores"},
-    {"resets"},
+    {"resets", "snapshots"},
     {"channels", "sources", "feeds"},
     {"node"},
     {"handlers"},

@@ -124,6 +124,16 @@ class Busy:
         self.now -= 1
 
 
+class CountingBroker(MemoryBroker):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []  # whose positions
+
+    async def positions(self, channels: Sequence[str]) -> list[protocol.Cursor]:
+        self.asked += channels
+        return await super().positions(channels)
+
+
 class BusyBroker(MemoryBroker):
     def __init__(self) -> None:
         super().__init__()
@@ -382,6 +392,48 @@ async def test_a_lost_last_event_is_found_though_nothing_follows() -> None:
         await cluster.check(client)
 
 
+async def test_more_channels_than_one_look_is_for_have_each_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one's epoch has ended, all of them are looked at at once."""
+    monkeypatch.setattr("realtime.channels.COMPARED", 10)
+    monkeypatch.setattr("realtime.channels.CHECK", 3600.0)
+    broker = CountingBroker()
+    async with Cluster(brokers=[broker]) as cluster:
+        node = cluster.nodes[0]
+        names = [f"memory/c{number}" for number in range(25)]
+        for name in names:
+            await node.subscribe(Session(lambda: None), Subscribe(1, name))
+        broker.asked.clear()
+        for _ in range(3):
+            await node._channels._compare_some()
+        assert sorted(broker.asked) == sorted(names)
+        broker.asked.clear()
+        for name in names:
+            del cluster.wire.logs[name]  # as if the server had lost all, and told nobody
+        await node._channels._compare_some()
+        assert set(broker.asked) == set(names)
+        await until(lambda: node.metrics.resets.labels("epoch")._value.get() == 25)
+
+
+async def test_a_channel_is_let_go_some_time_after_its_last_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only then: what others listen to, or come back to, goes on."""
+    monkeypatch.setattr("realtime.channels.SWEEP", 0.02)
+    monkeypatch.setattr("realtime.channels.IDLE", 0.2)
+    broker = MemoryBroker()
+    async with Cluster(brokers=[broker]) as cluster:
+        node = cluster.nodes[0]
+        stays, goes, comes_back = "memory/stays", "memory/goes", "memory/comes"
+        await node.subscribe(Session(lambda: None), Subscribe(1, stays))
+        for name in (stays, goes, comes_back):
+            session = Session(lambda: None)
+            await node.subscribe(session, Subscribe(1, name))
+            node.release(session)
+        await node.subscribe(Session(lambda: None), Subscribe(1, comes_back))
+        assert broker.channels == {stays, goes, comes_back}
+        await until(lambda: broker.channels == {stays, comes_back})
+        assert node._channels.get(goes) is None
+        assert node._channels._idle == {}
+
+
 async def test_what_is_on_its_way_is_not_missing() -> None:
     broker = LateBroker(Wire())
     async with Cluster(brokers=[broker]) as cluster:
@@ -391,7 +443,7 @@ async def test_what_is_on_its_way_is_not_missing() -> None:
         await cluster.write("a")
         await until(lambda: cluster._logged(b"1"))
         broker.looks.shut()
-        looking = asyncio.create_task(node._channels._compare(flight=0.5))
+        looking = asyncio.create_task(node._channels._compare([CHANNEL], flight=0.5))
         await until(lambda: broker.looks.waiting == 1)
         broker.looks.open()
         await until(lambda: broker.looks.waiting == 0)
@@ -442,7 +494,7 @@ async def test_a_log_that_went_back_is_noticed() -> None:
         log = cluster.wire.log(CHANNEL)
         log.offset, log.version = 0, ""
         log.events.clear()
-        await node._channels._compare()
+        await node._channels._compare([CHANNEL])
         await until(lambda: node.metrics.resets.labels("future")._value.get() == 1)
         await cluster.write("a")
         await cluster.check(client)
