@@ -247,6 +247,20 @@ async def test_versions_compare_byte_by_byte(join: Join, channel: str) -> None:
     assert [placed.event.version for placed in await node.broker.history(channel, start)] == versions
 
 
+async def test_versions_differ_at_any_place(join: Join, channel: str) -> None:
+    """Also where one is the beginning of the other; each is above all that sort before it, and below none of them."""
+    node = await join()
+    start = await node.position(channel)
+    versions = sorted({"m" * place + other + rest for place in range(20) for other in "Mné" for rest in ("", "mmm")})
+    versions = sorted({*versions, *("m" * place for place in range(1, 20))})
+    template = change(0)
+    changes = [type(template)("c", "k", "put", template.value, version, 0.0) for version in versions]
+    await node.publish(channel, changes)
+    assert (await node.position(channel)).offset == start.offset + len(versions)
+    await node.publish(channel, changes[::-1])
+    assert (await node.position(channel)).offset == start.offset + len(versions)
+
+
 # 6. A lease has at most one holder; a holder that loses it is cancelled; a late publish of an old one changes nothing.
 
 
