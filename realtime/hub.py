@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from .audience import Audience
 from .protocol import Placed
-from .session import Subscription
+from .subscription import Subscription
 
 
 class Hub:

@@ -18,10 +18,11 @@ from .errors import BrokerDown, CursorLost, NotFound, ProtocolError, TooLarge, U
 from .hub import Hub
 from .metrics import Metrics
 from .protocol import Condition, Cursor, Placed, Source, Subscribe, split_channel
-from .session import Session, Subscription
+from .session import Session
 from .snapshots import Snapshots
 from .sources import Sources
 from .stores.base import Snapshot, Spoken, Store, Written
+from .subscription import Subscription
 
 MAX_ITEMS = 10_000  # of a snapshot of all keys
 MAX_BYTES = 1 << 23  # the same
@@ -71,7 +72,7 @@ class Node:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         if subscription.held:
-            del subscription.session.subscriptions[subscription.id]
+            subscription.session.remove(subscription)
             self.metrics.subscriptions.dec()
             self._hub.remove(subscription)
             self._channels.left(subscription.channel)
@@ -92,7 +93,7 @@ class Node:
 
     def _listen(self, session: Session, request: Subscribe) -> Subscription:
         store, _ = self._store_of(request.channel)
-        subscription = session.add(request, store.contains)
+        subscription = Subscription(session, request, store.contains)
         self._hub.add(subscription)
         self.metrics.subscriptions.inc()
         return subscription

@@ -25,6 +25,7 @@ State = Literal["live", "lagging", "down"]
 
 MAX_DEPTH = 32
 MAX_ID = 128  # characters of a subscription's id
+LEAST_RATE, MOST_RATE = 0.01, 100.0  # of a subscription's max_rate
 
 _CURSOR = re.compile(r"v1\.([A-Za-z0-9_-]{1,40})\.([0-9]{1,16})(?:\.([A-Za-z0-9_.-]{1,4096}))?")
 _CHANNEL = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9_.-]{1,128}")
@@ -245,6 +246,18 @@ class Subscribe(Struct, tag="subscribe", tag_field="type"):
     key: str | None = None  # None: every key
     cursor: str | None = None
     mode: Mode = "latest"
+    max_rate: float | None = None  # a second; of what comes faster, the newest event of each key
+
+    def check(self) -> None:
+        """Raises ProtocolError."""
+        rate = self.max_rate
+        if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
+            least, most = f"{LEAST_RATE:g}", f"{MOST_RATE:g}"
+            raise ProtocolError(f"max_rate must be {least} to {most} (a second), not {rate:g}", about=self.id)
+        if rate is not None and self.mode == "all":
+            raise ProtocolError(
+                "max_rate leaves events out, and mode all wants all", hint="leave one of the two out", about=self.id
+            )
 
 
 class Unsubscribe(Struct, tag="unsubscribe", tag_field="type"):
@@ -308,6 +321,8 @@ def decode_request(frame: bytes | str, codec: Codec) -> Request:
         raise ProtocolError(f"{kind}: {str(error)[:200]}", about=plain.get("id")) from None
     if not isinstance(request, Ping) and len(str(request.id)) > MAX_ID:
         raise ProtocolError(f"an id of more than {MAX_ID} characters: {_short(request.id)}")
+    if isinstance(request, Subscribe):
+        request.check()
     return request
 
 

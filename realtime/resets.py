@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from .errors import RealtimeError, Unavailable
 from .protocol import Cursor, Failure
-from .session import Subscription
 from .stores.base import Snapshot
+from .subscription import Subscription
 from .tasks import Tasks, delays
 
 log = logging.getLogger("realtime.resets")

@@ -15,8 +15,9 @@ FLOORS = [
     {"errors"},
     {"config", "metrics", "logs", "frames"},
     {"protocol"},
-    {"audience", "waiting", "places", "replica", "tasks"},
+    {"audience", "pace", "waiting", "places", "replica", "tasks"},
     {"session"},
+    {"subscription"},
     {"hub", "redis_pubsub"},
     {"brokers", "stores"},
     {"resets", "snapshots"},
@@ -29,10 +30,8 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-PURE = {"errors", "config", "frames", "protocol", "audience", "waiting", "places", "session", "hub", "replica"} | {
-    "stores.pgoutput",
-    "stores.pgtypes",
-}
+PURE = {"errors", "config", "frames", "protocol", "audience", "pace", "waiting", "places", "replica", "session"}
+PURE |= {"subscription", "hub", "stores.pgoutput", "stores.pgtypes"}
 IMPURE = {"asyncio", "time", "tornado", "redis", "asyncpg", "psycopg", "motor", "pymongo", "socket", "threading"}
 
 

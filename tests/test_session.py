@@ -16,7 +16,8 @@ from realtime.hub import Hub
 from realtime.places import Places
 from realtime.protocol import Change, Codec, Cursor, Event, Op, Placed, Subscribe, Subscribed
 from realtime.replica import Replica
-from realtime.session import Session, Subscription
+from realtime.session import Session
+from realtime.subscription import PART_ITEMS, Subscription
 
 CHANNEL = "redis/sensors"
 
@@ -51,7 +52,7 @@ class Pair:
 
     def join(self, id_: int = 1, *, key: str | None = None, mode: protocol.Mode = "latest") -> Subscription:
         key = self.replica.key if key is None else key
-        subscription = self.session.add(Subscribe(id_, CHANNEL, key, None, mode), contains)
+        subscription = Subscription(self.session, Subscribe(id_, CHANNEL, key, None, mode), contains)
         self.hub.add(subscription)
         return subscription
 
@@ -117,7 +118,7 @@ def test_the_fence_rides_in_the_cursor_until_an_event_beyond_it() -> None:
     def knows(fence: str, version: str) -> bool:
         return version in {"0004", "0006"}  # 5 was not visible to the snapshot, though 6 was
 
-    subscription = pair.session.add(Subscribe(1, CHANNEL), knows)
+    subscription = Subscription(pair.session, Subscribe(1, CHANNEL), knows)
     pair.hub.add(subscription)
     subscription.show(Cursor("ep", 3, "0006"), items(a=6))
     pair.deliver(event(4, "a", 4), event(5, "b", 5))
@@ -125,7 +126,7 @@ def test_the_fence_rides_in_the_cursor_until_an_event_beyond_it() -> None:
     assert pair.replica.cursor == "v1.ep.5.0006"
 
     again = Pair()
-    subscription = again.session.add(Subscribe(1, CHANNEL), knows)
+    subscription = Subscription(again.session, Subscribe(1, CHANNEL), knows)
     again.hub.add(subscription)
     again.replica = pair.replica
     subscription.resume(Cursor.parse("v1.ep.5.0006"), [event(6, "a", 6)])
@@ -191,7 +192,7 @@ def test_a_reset_replaces_everything() -> None:
 
 def test_a_large_snapshot_comes_in_parts_and_is_taken_as_one() -> None:
     pair = Pair()
-    many = {str(number): Raw(b"%d" % number) for number in range(2 * session.PART_ITEMS + 1)}
+    many = {str(number): Raw(b"%d" % number) for number in range(2 * PART_ITEMS + 1)}
     pair.join().show(Cursor("ep", 3), many)
     first, *rest = (protocol.encode(message, "json") for message in pair.session.take())
     pair.replica.apply(protocol.decode_message(first, "json"))
@@ -269,7 +270,7 @@ def test_answers_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_event_that_follows_a_snapshot_is_told_again() -> None:
     """Another selection was told it before; behind an older snapshot it is news."""
     pair = Pair("a")
-    every = pair.session.add(Subscribe(1, CHANNEL), contains)
+    every = Subscription(pair.session, Subscribe(1, CHANNEL), contains)
     pair.hub.add(every)
     every.show(Cursor("ep", 0), {})
     joining = pair.join(2)

@@ -26,7 +26,7 @@ class Conversation:
     __slots__ = ("_door", "_slow", "session", "transport")
 
     def __init__(self, door: Door, transport: str, way: Way | None = None) -> None:
-        self.session = Session(self.wake, way=way)
+        self.session = Session(self.wake, way=way, later=asyncio.get_running_loop().call_later)
         self.transport = transport
         self._door = door
         self._slow = False  # more waited than may wait, and that was counted

@@ -15,10 +15,12 @@ from msgspec import Raw
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
-from ..errors import Refused, TooSlow, Unavailable
+from ..errors import ProtocolError, Refused, TooSlow, Unavailable
 from ..frames import sse_frame
 from ..places import Places
 from ..protocol import (
+    LEAST_RATE,
+    MOST_RATE,
     Event,
     Failure,
     Outgoing,
@@ -31,7 +33,7 @@ from ..protocol import (
     parse_cursors,
     tag_of,
 )
-from ..session import Subscription
+from ..subscription import Subscription
 from .base import Handler
 from .door import PORTION, Awaiting
 
@@ -88,9 +90,16 @@ class LiveHandler(Handler):
         text = text or self.argument("cursor") or ""
         cursors = parse_cursors(text, len(selected)) if text else None
         return [
-            Subscribe(number, channel, key, str(cursors[number]) if cursors else None)
+            Subscribe(number, channel, key, str(cursors[number]) if cursors else None, max_rate=self._max_rate())
             for number, (channel, key) in enumerate(selected)
         ]
+
+    def _max_rate(self) -> float | None:
+        if self.argument("max_rate") is None:
+            return None
+        if not self.wants_stream():
+            raise ProtocolError("max_rate is for streams: a poll has its own pace", hint="leave it out")
+        return self.number("max_rate", MOST_RATE, LEAST_RATE, MOST_RATE)
 
     # long-poll ------------------------------------------------------------------------------------------------------
 

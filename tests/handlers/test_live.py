@@ -314,6 +314,55 @@ async def test_several_selections_share_a_cursor(service: Service, base_url: str
     assert [event["value"] for event in json.loads(poll.body)["events"]] == [3]
 
 
+# a rate -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rate_is_kept_on_a_websocket(service: Service, base_url: str) -> None:
+    async with socket(base_url) as connection:
+        await hear(connection)
+        for given, said in (
+            ({"max_rate": 0}, "max_rate must be 0.01 to 100 (a second), not 0"),
+            ({"max_rate": 1e9}, "max_rate must be 0.01 to 100 (a second), not 1e+09"),
+            ({"max_rate": 1, "mode": "all"}, "max_rate leaves events out, and mode all wants all"),
+        ):
+            await ask(connection, type="subscribe", id=1, channel="memory/rooms", **given)
+            refused = await hear(connection)
+            assert (refused["id"], refused["code"], refused["message"]) == (1, "bad_request", said)
+        await ask(connection, type="subscribe", id=1, channel="memory/rooms", max_rate=1)
+        await hear(connection)
+        for value in range(100):
+            await put(service, "attic", value)
+        assert [(await hear(connection))["value"] for _ in range(2)] == [0, 99]
+
+
+@pytest.mark.parametrize("form", ["sse", "ndjson"])
+async def test_a_rate_is_kept_on_a_stream(
+    service: Service, base_url: str, http_client: AsyncHTTPClient, form: str
+) -> None:
+    accept, query, end = ("text/event-stream", "", b"\n\n") if form == "sse" else ("*/*", "stream=ndjson&", b"\n")
+    url = f"{base_url}/v1/memory/rooms?{query}max_rate="
+    refused = await http_client.fetch(f"{url}1000", headers={"Accept": accept}, raise_error=False)
+    assert json.loads(refused.body)["error"]["message"] == "max_rate must be 0.01 to 100, not 1000"
+    stream = Stream(http_client, f"{url}1", end, Accept=accept)
+
+    async def next_value() -> Any:
+        while True:
+            block = await stream.block()
+            if '"type":"event"' in block:
+                return json.loads(block[block.index("{") :])["value"]
+
+    while '"subscribed"' not in await stream.block():
+        pass
+    for value in range(100):
+        await put(service, "attic", value)
+    assert [await next_value() for _ in range(2)] == [0, 99]
+
+
+async def test_a_poll_has_a_pace_of_its_own(base_url: str, http_client: AsyncHTTPClient) -> None:
+    refused = await http_client.fetch(f"{base_url}/v1/memory/rooms?wait=1&max_rate=1", raise_error=False)
+    assert json.loads(refused.body)["error"]["message"] == "max_rate is for streams: a poll has its own pace"
+
+
 # long-poll ----------------------------------------------------------------------------------------------------------
 
 

@@ -12,8 +12,9 @@ from realtime.brokers import redis as broker
 from realtime.channels import Channel
 from realtime.node import Node
 from realtime.protocol import Cursor, Placed
-from realtime.session import Session, Subscription
+from realtime.session import Session
 from realtime.stores.redis import RedisStore
+from realtime.subscription import Subscription
 from realtime.verify import node
 
 
