@@ -5,7 +5,6 @@ Conflating begins when its session says so, and ends when all was taken: the cli
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Literal, NamedTuple
 
 from .protocol import Outgoing, Placed
@@ -64,19 +63,22 @@ class Waiting:
 
     def take(self, most: int) -> list[Outgoing]:
         """The first ones, of about `most` bytes."""
-        taken, size = 0, 0
-        for entry in self._entries.values():
-            taken, size = taken + 1, size + entry.size
+        if self.events + self.answers <= most:
+            entries = self._entries
+            self.clear()
+            return [entry.message for entry in entries.values()]
+        names, size = [], 0
+        for name, entry in self._entries.items():
+            names.append(name)
+            size += entry.size
             if size >= most:
                 break
-        messages = []
-        for name in list(islice(self._entries, taken)):
-            entry = self._entries.pop(name)
+        taken = [self._entries.pop(name) for name in names]
+        for entry in taken:
             self._count(entry, -1)
-            messages.append(entry.message)
         if not self._entries:
             self.clear()
-        return messages
+        return [entry.message for entry in taken]
 
     def clear(self) -> None:
         self._entries = {}  # a dict that was emptied would keep its room
