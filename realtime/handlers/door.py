@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from tornado.iostream import BaseIOStream
 
@@ -26,7 +27,7 @@ class Conversation:
     __slots__ = ("_door", "_slow", "session", "transport")
 
     def __init__(self, door: Door, transport: str, way: Way | None = None) -> None:
-        self.session = Session(self.wake, way=way, later=asyncio.get_running_loop().call_later)
+        self.session = Session(self.wake, way=way, later=_later)
         self.transport = transport
         self._door = door
         self._slow = False  # more waited than may wait, and that was counted
@@ -109,6 +110,7 @@ class Door:
         self.node, self.demo = node, demo
         self.draining = False
         self.turns, self.heart = Turns(), Heart()
+        self.over = self.turns.crowd  # one for all
         self.joins = Tasks()  # subscribes under way on WebSockets
         self._open: set[Conversation] = set()
         self._empty = asyncio.Event()
@@ -148,3 +150,7 @@ class Door:
             log.warning("%d clients did not leave within %g s", len(self._open), seconds)
             for conversation in list(self._open):
                 conversation.abort()
+
+
+def _later(seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(seconds, call)

@@ -31,7 +31,7 @@ class Outlet(Conversation):
         self._straight = Straight(self._stream, self._relieved)
         self._due = False  # at the end of this turn
         self.answered = True  # the last ping
-        super().__init__(door, "websocket", Way(codec, door.turns.crowd, self._straight.send))
+        super().__init__(door, "websocket", Way(codec, door.over, self._straight.send))
 
     def wake(self) -> None:
         if not self._due:
@@ -76,6 +76,7 @@ class Outlet(Conversation):
         self._stream.close()
 
     def _relieved(self) -> None:
+        self.answered = True  # slow as it is, it is there
         self.session.flow()
         self.wake()
 

@@ -17,6 +17,7 @@ from ..session import MAX_SUBSCRIPTIONS
 from .base import Handler
 from .heart import HEARTBEAT
 from .outlet import Outlet
+from .straight import forget_handshake
 
 log = logging.getLogger("realtime.websocket")
 
@@ -38,7 +39,7 @@ class LiveSocket(WebSocketHandler, Handler):
 
     def open(self, *_: str, **__: str) -> None:
         self.set_nodelay(True)
-        self.request.headers.clear()  # nobody reads them any more, and each connection would keep its own
+        forget_handshake(self)
         self._joining: dict[int | str, asyncio.Task[None]] = {}
         outlet = Outlet(self.door, self, self.codec)
         self.door.enter(outlet)

@@ -25,7 +25,7 @@ from tornado.websocket import WebSocketHandler
 from websockets.asyncio.client import ClientConnection
 
 from realtime.frames import websocket_frame
-from realtime.handlers.straight import Straight, stream_of
+from realtime.handlers.straight import Straight, forget_handshake, stream_of
 from tests.wait import until
 from tests.watcher import _narrow
 
@@ -43,6 +43,7 @@ class Socket(WebSocketHandler):
         self.relieved = 0
 
     def open(self, *_: str, **__: str) -> None:
+        forget_handshake(self)
         self.stream = stream_of(self)
         self.straight = Straight(self.stream, self._relieved)
         self.opened.set_result(self)
@@ -96,6 +97,7 @@ async def test_what_the_kernel_takes_never_sees_the_buffer() -> None:
         assert socket.stream._total_write_index == socket.stream._total_write_done_index  # nothing of ours in there
         assert not socket.straight.held
         assert await numbers(client, 1) == [1]
+        assert (len(socket.request.headers), len(socket._headers), len(socket.ui)) == (0, 0, 0)
 
 
 async def test_what_the_kernel_refuses_is_in_the_buffer_and_goes_out_in_order() -> None:
