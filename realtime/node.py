@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from msgspec import Raw, Struct
 
 from .brokers.base import Broker
-from .channels import Channel, Channels
-from .errors import BrokerDown, CursorLost, NotFound, ProtocolError, TooLarge, UnknownChannel
+from .channels import Channels
+from .errors import BrokerDown, NotFound, ProtocolError, TooLarge, UnknownChannel
 from .hub import Hub
+from .joins import Joins
 from .metrics import Metrics
 from .protocol import Condition, Cursor, Placed, Source, Subscribe, split_channel
 from .session import Session
-from .snapshots import Snapshots
 from .sources import Sources
 from .stores.base import Snapshot, Spoken, Store, Written
 from .subscription import Subscription
@@ -40,8 +40,8 @@ class Node:
         self.stores: Mapping[str, Store] = {store.name: store for store in stores}
         self.sources = Sources(stores, metrics, self._tell)
         self._broker, self._hub = broker, Hub()
-        self._snapshots = Snapshots(lambda name, key: self._read(name, None if key is None else [key]))
         self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard, self.unsubscribe)
+        self._joins = Joins(broker, self._channels, metrics, self._read)
 
     async def open(self) -> None:
         self.metrics.broker_up.set(1)
@@ -62,7 +62,7 @@ class Node:
         cursor = Cursor.parse(request.cursor) if request.cursor else None
         subscription = self._listen(session, request)
         try:
-            await self._join(subscription, cursor)
+            await self._joins.join(subscription, cursor)
         except BaseException:
             self.unsubscribe(subscription)
             raise
@@ -97,51 +97,6 @@ class Node:
         self._hub.add(subscription)
         self.metrics.subscriptions.inc()
         return subscription
-
-    async def _join(self, subscription: Subscription, cursor: Cursor | None) -> None:
-        reason = ""
-        while True:
-            subscription.begin()
-            channel = await self._channels.follow(subscription.channel)
-            if cursor is None:
-                done = await self._show(subscription, channel.place, reason)
-            else:
-                try:
-                    done = await self._resume(subscription, channel, cursor)
-                except CursorLost as lost:
-                    done, cursor, reason = False, None, lost.reason
-                self.metrics.resumes.labels(reason or "resumed").inc()
-            if done:
-                return
-
-    async def _show(self, subscription: Subscription, position: Cursor, reason: str) -> bool:
-        snapshot = await self._snapshots.read(subscription.channel, subscription.key)
-        if subscription.stale:
-            return False
-        subscription.show(Cursor(position.epoch, position.offset, snapshot.fence), snapshot.items, reason)
-        return True
-
-    async def _resume(self, subscription: Subscription, channel: Channel, cursor: Cursor) -> bool:
-        history = [event for event in await self._since(channel, cursor) if subscription.wants(event)]
-        if sum(len(event.json) for event in history) > MAX_BYTES:
-            raise CursorLost("trimmed")  # too much for one answer, also the next time: the items are less
-        if subscription.stale:
-            return False
-        subscription.resume(cursor, history)
-        return True
-
-    async def _since(self, channel: Channel, cursor: Cursor) -> Sequence[Placed]:
-        """Every event after the cursor that a subscription which listens already will not be delivered."""
-        position = channel.place
-        if (cursor.epoch, cursor.offset) == (position.epoch, position.offset):
-            return ()
-        history = await self._broker.history(channel.name, cursor)
-        if cursor.epoch != channel.place.epoch:
-            # The log knows the cursor, but this node follows an epoch that has ended, unheard of as yet.
-            await self._channels.repaired(channel)
-            if cursor.epoch != channel.place.epoch:
-                raise CursorLost("epoch")
-        return history
 
     async def _read(self, name: str, keys: Sequence[str] | None) -> Snapshot:
         """A snapshot of some keys, or of all where they are not too many."""

@@ -597,7 +597,7 @@ async def test_a_repair_does_not_overflow_a_client_that_reads() -> None:
 
 async def test_more_history_than_an_answer_can_hold_is_answered_with_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the client would be cut off for being too slow, come back with the same cursor, and so for ever."""
-    monkeypatch.setattr("realtime.node.MAX_BYTES", 1000)
+    monkeypatch.setattr("realtime.joins.MAX_HISTORY", 1000)
     async with Cluster() as cluster:
         for _ in range(20):
             await cluster.write("a")

@@ -1,14 +1,15 @@
-"""Snapshots that many ask for at once are read once, and never for somebody who asked when their reading had begun."""
+"""What many ask for at once is read once, and never for somebody who asked when its reading had begun."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from msgspec import Raw
 
 from realtime.errors import StoreDown
-from realtime.snapshots import Snapshots
+from realtime.shared import Shared
 from realtime.stores.base import Snapshot
 from tests.wait import until
 
@@ -21,17 +22,20 @@ class Store:
     def __init__(self) -> None:
         self.value = 0
         self.readings: list[asyncio.Future[None]] = []
-        self.snapshots = Snapshots(self.read)
+        self.asks: list[Sequence[int]] = []
+        self.snapshots = Shared(self.read)
 
-    async def read(self, channel: str, key: str | None) -> Snapshot:
+    async def read(self, selection: tuple[str, str | None], asks: Sequence[int]) -> Snapshot:
+        self.asks.append(asks)
+        channel, _ = selection
         told = asyncio.get_running_loop().create_future()
         self.readings.append(told)
         value = self.value  # its moment is at the beginning, which is the worst for who comes later
         await told
         return Snapshot({channel: Raw(b"%d" % value)})
 
-    async def ask(self, channel: str = "a", key: str | None = None) -> int:
-        return int(bytes((await self.snapshots.read(channel, key)).items[channel]))
+    async def ask(self, channel: str = "a", key: str | None = None, ask: int = 0) -> int:
+        return int(bytes((await self.snapshots.read((channel, key), ask)).items[channel]))
 
     async def begun(self, count: int) -> None:
         await until(lambda: len(self.readings) == count)
@@ -42,11 +46,11 @@ class Store:
 
 async def test_many_at_once_are_one_reading() -> None:
     store = Store()
-    asking = [asyncio.create_task(store.ask()) for _ in range(100)]
+    asking = [asyncio.create_task(store.ask(ask=number)) for number in range(100)]
     await store.begun(1)
     store.end(0)
     assert await asyncio.gather(*asking) == [0] * 100
-    assert len(store.readings) == 1
+    assert store.asks == [list(range(100))]
 
 
 async def test_who_asks_when_a_reading_has_begun_gets_the_next_one() -> None:

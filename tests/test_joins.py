@@ -1,0 +1,93 @@
+"""Many who come back at once: the history is read once, and each is told what came after its own cursor, or why not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from realtime.brokers.memory import MemoryBroker
+from realtime.protocol import Cursor, Event, Placed, Subscribe, Subscribed, decode_message, encode
+from realtime.session import Session
+from tests.test_schedules import CHANNEL, Cluster
+from tests.wait import until
+
+pytestmark = pytest.mark.asyncio
+
+
+class Histories(MemoryBroker):
+    """Writes down from where a history was read."""
+
+    def __init__(self, history: int = 1000) -> None:
+        super().__init__(history=history)
+        self.read: list[int] = []
+
+    async def history(self, channel: str, after: Cursor) -> list[Placed]:
+        self.read.append(after.offset)
+        await asyncio.sleep(0)
+        return await super().history(channel, after)
+
+
+async def written(cluster: Cluster, number: int) -> str:
+    """So many events, of a and b in turn; the epoch."""
+    for nth in range(number):
+        await cluster.write("ab"[nth % 2])
+    await until(lambda: cluster._logged(str(number).encode()))
+    return cluster.wire.log(CHANNEL).epoch
+
+
+async def resumed(cluster: Cluster, cursors: Sequence[str], key: str | None = None) -> list[list[int] | str]:
+    """All at once; of each the offsets that it was told, or the reason why it was shown items."""
+    sessions = [Session(lambda: None) for _ in cursors]
+    node = cluster.nodes[0]
+    await node.subscribe(Session(lambda: None), Subscribe(0, CHANNEL))  # else each would wait to be the first
+    subscribing = (
+        node.subscribe(session, Subscribe(1, CHANNEL, key, cursor))
+        for session, cursor in zip(sessions, cursors, strict=True)
+    )
+    await asyncio.gather(*subscribing)
+    return [_told(session) for session in sessions]
+
+
+def _told(session: Session) -> list[int] | str:
+    answer, *events = [decode_message(encode(message, "json"), "json") for message in session.take()]
+    assert isinstance(answer, Subscribed)
+    if answer.items is not None:
+        return answer.reason
+    return [Cursor.parse(event.cursor).offset for event in events if isinstance(event, Event)]
+
+
+async def test_of_one_cursor() -> None:
+    broker = Histories()
+    async with Cluster(brokers=[broker]) as cluster:
+        epoch = await written(cluster, 6)
+        assert await resumed(cluster, [f"v1.{epoch}.2"] * 100) == [[3, 4, 5, 6]] * 100
+        assert broker.read == [2]
+
+
+async def test_of_several_cursors() -> None:
+    broker = Histories()
+    async with Cluster(brokers=[broker]) as cluster:
+        epoch = await written(cluster, 6)
+        cursors = [f"v1.{epoch}.{offset}" for offset in (4, 1, 5, 6, 7)]
+        assert await resumed(cluster, cursors) == [[5, 6], [2, 3, 4, 5, 6], [6], [], "future"]
+        assert broker.read == [1]
+        assert await resumed(cluster, cursors, "b") == [[6], [2, 4, 6], [6], [], "future"]
+
+
+async def test_what_is_lost_to_one_is_not_to_another() -> None:
+    broker = Histories(history=3)
+    async with Cluster(brokers=[broker]) as cluster:
+        epoch = await written(cluster, 6)
+        cursors = [f"v1.{epoch}.{offset}" for offset in (0, 4, 2, 3)]
+        assert await resumed(cluster, cursors) == ["trimmed", [5, 6], "trimmed", [4, 5, 6]]
+        assert broker.read == [0, 2, 3]
+
+
+async def test_another_epoch_is_asked_for_once() -> None:
+    broker = Histories()
+    async with Cluster(brokers=[broker]) as cluster:
+        await written(cluster, 3)
+        assert await resumed(cluster, ["v1.gone.1", "v1.gone.2", "v1.gone.3"]) == ["epoch"] * 3
+        assert broker.read == [1]
