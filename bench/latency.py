@@ -137,7 +137,8 @@ def row(store: str, way: str, transport: str, took: list[float]) -> Row:
 
 async def run(writes: int) -> list[Row]:
     rows = []
-    async with servers() as own, nodes(own, 2) as (here, there):
+    async with servers() as own, nodes(own, 2) as (first, second):
+        here, there = first.base, second.base
         others = await behind(own)
         for store, (path, value) in CASES.items():
             rest = await by_rest(here, path, value)

@@ -1,71 +1,110 @@
-"""Nodes as processes of their own, on one set of bundled servers, for measurements from outside."""
+"""Nodes as processes of their own, on one set of bundled servers, for measurements from outside.
+
+All of them end when we do, whatever ends us: embedded/process.py sees to that, for nodes as for servers.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from signal import Signals
 
 from realtime import embedded
+from realtime.config import VARIABLES
 from realtime.embedded import Embedded
+from realtime.embedded.process import Process
+
+STORES = ("postgres", "redis", "mongo")
+SETTINGS = {"REALTIME_DEMO": "1", "REALTIME_PORT": "0", "REALTIME_DRAIN": "0", "PYTHONUNBUFFERED": "1"}
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def cpu(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class NodeProcess:
+    """`base`: its address."""
+
+    def __init__(self, process: Process, base: str) -> None:
+        self.process, self.base = process, base
+
+    @property
+    def websocket(self) -> str:
+        return self.base.replace("http", "ws") + "/v1/ws"
+
+    @property
+    def rss(self) -> int:
+        """Bytes of memory that it has now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        await self.process.stop(Signals.SIGKILL)
+
+
 @asynccontextmanager
-async def servers() -> AsyncIterator[Embedded]:
-    """Bundled servers on an empty directory that is removed afterwards."""
+async def directory() -> AsyncIterator[Path]:
+    """An empty one, removed afterwards."""
     data = Path(tempfile.mkdtemp(prefix="realtime-bench-"))
     try:
-        started = await embedded.start(data, ("postgres", "redis", "mongo"), say)
-        try:
-            yield started
-        finally:
-            await started.close()
+        yield data
     finally:
         shutil.rmtree(data, ignore_errors=True)
 
 
 @asynccontextmanager
-async def nodes(own: Embedded, number: int) -> AsyncIterator[list[str]]:
-    """Addresses of that many nodes, ready."""
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(_node(own, f"bench-{each}")) for each in range(number)]
+async def servers() -> AsyncIterator[Embedded]:
+    """Bundled servers on an empty directory."""
+    async with directory() as data:
+        started = await embedded.start(data, STORES, say)
+        try:
+            yield started
+        finally:
+            await started.close()
 
 
 @asynccontextmanager
-async def _node(own: Embedded, name: str) -> AsyncIterator[str]:
-    variables = {
-        "DATABASE_URL": own.urls["postgres"],
-        "REDIS_URL": own.urls["redis"],
-        "MONGODB_URI": own.urls["mongo"],
-        "REALTIME_NODE": name,
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "realtime", "serve", "--port", "0", "--demo"),
-        env=os.environ | variables,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stderr is not None
-        said = ""
-        while (match := re.search(r"live at (http://\S+?)/?\s", said)) is None:
-            line = await process.stderr.readline()
-            if not line:
-                raise SystemExit(f"the node {name} did not start:\n{said}")
-            said += line.decode()
-        reading = asyncio.create_task(process.stderr.read(), name=f"log of {name}")
-        yield match[1]
-        reading.cancel()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
+async def nodes(own: Embedded, number: int, **settings: str) -> AsyncIterator[list[NodeProcess]]:
+    """That many, ready, with further settings of the environment."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(node(own, f"bench-{each}", settings)) for each in range(number)]
+
+
+@asynccontextmanager
+async def node(own: Embedded, name: str, settings: Mapping[str, str] | None = None) -> AsyncIterator[NodeProcess]:
+    urls = {VARIABLES[store]: url for store, url in own.urls.items()}
+    environment = SETTINGS | urls | {"REALTIME_NODE": name, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    async with directory() as home:
+        process = Process(
+            name, home, home / "log", stop=Signals.SIGTERM, death=Signals.SIGKILL,
+            environment=environment | dict(settings or {}),
+        )  # fmt: skip
+        try:
+            process.spawn([sys.executable, "-m", "realtime", "serve"])
+            await process.ready(lambda: _asked(process))
+            match = _LIVE.search(process.output())
+            assert match is not None
+            yield NodeProcess(process, match[1])
+        finally:
+            await process.close()
+
+
+_LIVE = re.compile(r"live at (http://[\w.:]+)/")
+
+
+async def _asked(process: Process) -> bool:
+    """Whether it has said that it is live."""
+    return _LIVE.search(process.output()) is not None
