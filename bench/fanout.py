@@ -31,9 +31,12 @@ from bench.peers import HERE, Contender, Missing
 from bench.receivers import Doors, compiled, receivers, subscribe, text_frame
 from realtime.embedded import Embedded
 
-LIMIT = "C send()"
+LIMIT, STEP = "C send()", "C send(), in step"
 BURSTS = (1, 10)
 WARM = 1.0  # seconds before the count
+
+RATE, COST = "deliveries_per_second", "server_us_per_delivery"
+MEDIANS = (RATE, "events_per_read", COST, "server_cpu", "receivers_cpu")
 
 Row = dict[str, Any]
 
@@ -66,7 +69,8 @@ async def _first(serving: NodeProcess) -> AsyncIterator[websockets.ClientConnect
 def others(sender: Path, *, install: bool) -> Mapping[str, AbstractAsyncContextManager[Contender]]:
     plain = Doors("", "/", mark="", size=SIZE)
     found = {
-        LIMIT: peers.looping(LIMIT, [sender], plain),
+        LIMIT: peers.looping(LIMIT, [sender, "free"], plain),
+        STEP: peers.looping(STEP, [sender, "step"], plain._replace(kind="step")),
         "Tornado": peers.looping("Tornado", [sys.executable, HERE / "tornado_loop.py"], plain),
         "nchan": peers.nchan(),
     }
@@ -100,9 +104,9 @@ async def measure(program: Path, contender: Contender, burst: int, sessions: int
     return {
         "name": contender.name,
         "burst": burst,
-        "deliveries_per_second": events / took,
+        RATE: events / took,
         "events_per_read": events / max(after.reads - before.reads, 1),
-        "server_us_per_delivery": spent / max(events, 1) * 1e6,
+        COST: spent / max(events, 1) * 1e6,
         "server_cpu": spent / took,
         "receivers_cpu": (after.cpu - before.cpu) / took,
         "skipped": after.skipped,
@@ -131,26 +135,22 @@ async def run(sessions: int, seconds: float, rounds: int, *, install: bool) -> l
             for burst in BURSTS:
                 for contender in contenders:
                     row = await measure(program, contender, burst, sessions, seconds)
-                    say(f"round {number + 1}: {contender.name}, {burst} a turn: {row['deliveries_per_second']:,.0f}/s")
+                    say(f"round {number + 1}: {contender.name}, {burst} a turn: {row[RATE]:,.0f}/s")
                     measured[contender.name, burst].append(row)
     return summary(measured)
 
 
 def summary(measured: Mapping[tuple[str, int], list[Row]]) -> list[Row]:
-    limits = [row["deliveries_per_second"] for row in measured[LIMIT, 1]]
+    """Medians, and medians of the ratios to the same round's limit: by time, and by the server's processor time."""
+    limits = measured[LIMIT, 1]
     rows = []
     for (name, burst), found in measured.items():
         row: Row = {"name": name, "burst": burst}
-        for column in (
-            "deliveries_per_second",
-            "events_per_read",
-            "server_us_per_delivery",
-            "server_cpu",
-            "receivers_cpu",
-        ):
+        for column in MEDIANS:
             row[column] = statistics.median(each[column] for each in found)
-        ratios = [each["deliveries_per_second"] / limit for each, limit in zip(found, limits, strict=True)]
-        row["of_limit"] = statistics.median(ratios)
+        pairs = list(zip(found, limits, strict=True))
+        row["of_limit"] = statistics.median(each[RATE] / limit[RATE] for each, limit in pairs)
+        row["of_limit_by_cpu"] = statistics.median(limit[COST] / max(each[COST], 1e-9) for each, limit in pairs)
         rows.append(row | {column: sum(each[column] for each in found) for column in ("skipped", "wrong", "closed")})
     return rows
 
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
     options = parser.parse_args()
     rows = asyncio.run(run(options.sessions, options.seconds, options.rounds, install=options.peers))
-    output.show(rows, as_json=options.json)
+    output.show({"fanout": rows}, as_json=options.json)
 
 
 if __name__ == "__main__":

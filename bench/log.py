@@ -23,7 +23,7 @@ SIZE = 148  # bytes of each event: what one has with a value of a few letters
 class Log:
     def __init__(self, broker: RedisBroker) -> None:
         self._broker = broker
-        self._version = 0
+        self._version = 0  # written so that it sorts after all of the store's own, and so after every fence
         self._places: dict[str, Cursor] = {}  # of each channel's last event
 
     async def publish(self, collection: str, key: str, events: int = 1) -> None:
@@ -40,7 +40,7 @@ class Log:
         place = self._places[channel] = Cursor(before.epoch, before.offset + 1)
         self._version += 1
         now = int(time.time()) + 0.5  # always as many digits
-        bare = Change(split_channel(channel)[1], key, "put", Raw(b'""'), f"{self._version:07}", now)
+        bare = Change(split_channel(channel)[1], key, "put", Raw(b'""'), f"z{self._version:06}", now)
         pad = SIZE - len(opening(channel, bare)) - len(closing(place.epoch, place.offset))
         return replace(bare, value=Raw(b'"%s"' % (b"x" * pad)))
 

@@ -10,10 +10,13 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from signal import Signals
+
+from tornado.httpclient import AsyncHTTPClient
 
 from realtime import embedded
 from realtime.config import VARIABLES
@@ -49,6 +52,20 @@ class NodeProcess:
         """Bytes of memory that it has now."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
+
+    async def metrics(self) -> dict[str, float]:
+        """What it counts, by name; the sum over all labels."""
+        client = AsyncHTTPClient(force_instance=True)
+        try:
+            answer = await client.fetch(f"{self.base}/metrics")
+        finally:
+            client.close()
+        counted: dict[str, float] = defaultdict(float)
+        for line in answer.body.decode().splitlines():
+            if not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                counted[name.partition("{")[0]] += float(value)
+        return counted
 
     async def kill(self) -> None:
         """SIGKILL."""

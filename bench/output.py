@@ -1,26 +1,33 @@
-"""A measurement's rows on standard output: a table that is also Markdown's, or JSON."""
+"""A measurement's tables on standard output: as Markdown has them, or JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
 
 
-def show(rows: Sequence[Row], *, as_json: bool) -> None:
-    """All rows have the same columns."""
+def show(tables: Mapping[str, Sequence[Row]], *, as_json: bool) -> None:
+    """All rows of a table have the same columns."""
     if as_json:
-        json.dump(rows, sys.stdout)
+        json.dump(tables, sys.stdout)
         print()
         return
+    for number, rows in enumerate(tables.values()):
+        print("\n" * (number > 0) + _table(rows))
+
+
+def _table(rows: Sequence[Row]) -> str:
     heads = [name.replace("_", " ") for name in rows[0]]
     lines = [[_text(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    for line in (heads, ["-" * width for width in widths], *lines):
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+    cells = (heads, ["-" * width for width in widths], *lines)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    )
 
 
 def _text(value: object) -> str:

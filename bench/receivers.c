@@ -1,13 +1,14 @@
 /* Many clients in one process, in C, so that what is measured is the server: connects, subscribes, counts what comes.
 
-   receivers HOST PORT COUNT WINDOW SIZE TAIL MARK HELLO REQUESTS
+   receivers KIND HOST PORT COUNT WINDOW SIZE TAIL MARK HELLO REQUESTS
 
-   COUNT connections, at most WINDOW of them on the way at a time. Each sends the file HELLO, waits for the answer's
-   head, sends its own part of the file REQUESTS (COUNT times a length in four bytes, lowest first, and so many bytes;
-   none: nothing is sent) and is live once it has heard a message with MARK in it, or at once where MARK is empty.
-   Then it counts: every WebSocket message of SIZE bytes (0: of any size) is an event. Its number are the digits that
-   end TAIL bytes before its end; each must follow the last one of its connection. Where an event has `@NANOSECONDS@`
-   in it, on CLOCK_MONOTONIC, the delay since then is kept. Pings are answered.
+   COUNT connections, at most WINDOW of them on the way at a time. KIND `ws`: each sends the file HELLO, waits for the
+   answer's head and sends its own part of the file REQUESTS (COUNT times a length in four bytes, lowest first, and so
+   many bytes; perhaps none). `step`: as `ws`, and the first one answers each event. `sse`: each sends only its own part,
+   and is answered with a stream of server-sent events. It is live once it has heard a message with MARK in it, or at
+   once where MARK is empty. Then it counts: every message of SIZE bytes (0: of any size) is an event. Its number are
+   the digits that end TAIL bytes before its end (-1: it has none); each must follow the last one of its connection.
+   Where an event has `@NANOSECONDS@` in it, on CLOCK_MONOTONIC, the delay since then is kept. Pings are answered.
 
    For each line on standard input, and when all are live, a line of JSON tells the counts so far and the delays since
    the last line; it ends with its input. */
@@ -38,7 +39,7 @@ struct client {
 };
 
 static struct client *clients;
-static int count, window, tail, epoll, started, live, closed;
+static int sse, step, count, window, tail, epoll, started, live, closed;
 static size_t size, hello_size;
 static char *mark, *hello, **requests;
 static uint32_t *request_sizes;
@@ -108,6 +109,10 @@ static void report(void) {
 
 /* clients ---------------------------------------------------------------------------------------------------------- */
 
+static void ask(struct client *c) {
+    put(c, requests[c - clients], request_sizes[c - clients]);
+}
+
 static void start(struct client *c) {
     c->begun = now();
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -115,7 +120,8 @@ static void start(struct client *c) {
     int one = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
-    put(c, hello, hello_size);
+    if (sse) ask(c);
+    else put(c, hello, hello_size);
     c->state = UPGRADING;
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &e);
@@ -147,13 +153,11 @@ static void end(struct client *c) {
 static size_t head(struct client *c, char *text, size_t length) { /* how much of it is the answer's head; 0: not all */
     char *found = memmem(text, length, "\r\n\r\n", 4);
     if (!found) return 0;
-    int good = memmem(text, 15, " 101", 4) != 0;
-    if (!good) {
+    if (!memmem(text, 15, sse ? " 200" : " 101", 4)) {
         fprintf(stderr, "refused: %.*s\n", (int)(found - text), text);
         exit(1);
     }
-    long i = c - clients;
-    put(c, requests[i], request_sizes[i]);
+    if (!sse) ask(c);
     c->state = JOINING;
     if (!*mark) joined_now(c);
     return found + 4 - text;
@@ -169,6 +173,7 @@ static void event(struct client *c, char *text, size_t length) {
         if (c->number >= 0 && number <= c->number) wrong++;
         c->number = number;
     }
+    if (step && c == clients) put(c, (char[]){(char)0x81, (char)0x80, 0, 0, 0, 0}, 6);
     char *stamp = memchr(text, '@', length);
     if (stamp && delayed < DELAYS) delays[delayed++] = now() - strtoull(stamp + 1, NULL, 10) / 1e9;
 }
@@ -204,6 +209,15 @@ static size_t messages(struct client *c, char *text, size_t length) { /* how muc
     return at;
 }
 
+static size_t blocks(struct client *c, char *text, size_t length) { /* of a stream; the sizes of chunks do no harm */
+    char *at = text, *end;
+    while ((end = memmem(at, text + length - at, "\n\n", 2))) {
+        message(c, 1, at, end - at);
+        at = end + 2;
+    }
+    return at - text;
+}
+
 static void readable(struct client *c) {
     memcpy(buffer, c->kept, c->kept_size);
     ssize_t got = recv(c->fd, buffer + c->kept_size, BUFFER - c->kept_size, 0);
@@ -212,7 +226,7 @@ static void readable(struct client *c) {
     bytes += got, reads++;
     size_t length = c->kept_size + got, at = 0;
     if (c->state == UPGRADING) at = head(c, buffer, length);
-    if (c->state != UPGRADING) at += messages(c, buffer + at, length - at);
+    if (c->state != UPGRADING) at += (sse ? blocks : messages)(c, buffer + at, length - at);
     c->kept_size = length - at;
     if (c->kept_size == BUFFER) fail("a message larger than the buffer");
     if (c->kept_size) {
@@ -230,7 +244,8 @@ static int asked(void) { /* 0: the input has ended */
 }
 
 int main(int argc, char **argv) {
-    if (argc != 10) return 2;
+    if (argc != 11) return 2;
+    sse = !strcmp(argv[1], "sse"), step = !strcmp(argv[1], "step"), argv++;
     server.sin_family = AF_INET;
     server.sin_addr.s_addr = inet_addr(argv[1]);
     server.sin_port = htons(atoi(argv[2]));

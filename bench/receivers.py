@@ -23,6 +23,8 @@ HERE = Path(__file__).parent
 WINDOW = 64  # connections on the way at a time: fewer than a server's backlog
 PATIENCE = 120.0  # seconds until all are live
 
+LOOK = 0.001  # seconds between two looks at the counts
+
 SUBSCRIBED = '"type":"subscribed"'
 
 
@@ -55,11 +57,12 @@ class Report(msgspec.Struct):
 class Doors(NamedTuple):
     """How clients come in: `mark` is in the message that says that one is in; nothing: the upgrade alone says so.
 
-    `size`: of an event's message, in bytes, 0: any. `tail`: bytes after its number; -1: it has none.
+    `kind`: see receivers.c. `size`: of an event's message, in bytes, 0: any. `tail`: bytes after its number, -1: none.
     """
 
     base: str
     path: str = "/v1/ws"
+    kind: str = "ws"
     mark: str = SUBSCRIBED
     size: int = 0
     tail: int = 2
@@ -82,6 +85,16 @@ class Receivers:
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
         return await self._read()
+
+    async def heard(self, events: int, seconds: float = PATIENCE) -> Report:
+        """Once they have heard so many. TimeoutError says how many came instead."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (report := await self.report()).events < events:
+            if loop.time() > end:
+                raise TimeoutError(f"{report.events} of {events} events came: {report}")
+            await asyncio.sleep(LOOK)
+        return report
 
     async def _read(self) -> Report:
         assert self._process.stdout is not None
@@ -112,7 +125,8 @@ async def receivers(program: Path, doors: Doors, requests: Iterable[bytes]) -> A
         hello, file = Path(directory) / "hello", Path(directory) / "requests"
         hello.write_bytes(doors.hello())
         file.write_bytes(b"".join(struct.pack("<I", len(frame)) + frame for frame in frames))
-        arguments = [url.hostname, url.port, len(frames), WINDOW, doors.size, doors.tail, doors.mark, hello, file]
+        where = [doors.kind, url.hostname, url.port, len(frames), WINDOW]
+        arguments = [*where, doors.size, doors.tail, doors.mark, hello, file]
         process = await asyncio.create_subprocess_exec(
             program,
             *map(str, arguments),

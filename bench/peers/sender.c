@@ -1,10 +1,11 @@
 /* The kernel's limit: a loop of send(), one a connection, that does nothing else. Not a server: it takes any request for
    an upgrade to a WebSocket, and does not look at what comes after it.
 
-   sender PREFIX SUFFIX
+   sender free|step PREFIX SUFFIX
 
    Says its port, then reads commands: `0` take connections, `1` send a message to each, over and over, `10` send ten
-   in one piece. A message is PREFIX, its number in seven digits, SUFFIX. */
+   in one piece. A message is PREFIX, its number in seven digits, SUFFIX. `step`: the next turn begins when the first
+   connection has answered this one; `free`: at once, so that readers which lag read several turns at a time. */
 
 #include <arpa/inet.h>
 #include <poll.h>
@@ -16,7 +17,7 @@
 
 enum { MOST = 20000, PIECE = 1 << 16 };
 
-static int fds[MOST], count, listener, burst;
+static int fds[MOST], count, listener, burst, step;
 
 static void take(void) {
     int fd = accept(listener, NULL, NULL);
@@ -43,20 +44,28 @@ static size_t frames(char *piece, const char *prefix, const char *suffix, long *
     return at;
 }
 
+static void leave(int i) {
+    close(fds[i]);
+    memmove(fds + i, fds + i + 1, (--count - i) * sizeof *fds); /* the first one stays the first */
+}
+
+static void wait_for_first(void) {
+    char answer[4096];
+    while (step && count && recv(fds[0], answer, sizeof answer, 0) <= 0) leave(0);
+}
+
 static void each(const char *piece, size_t size) {
     for (int i = 0; i < count; i++) {
         size_t at = 0;
         ssize_t sent = 0;
         while (at < size && (sent = send(fds[i], piece + at, size - at, MSG_NOSIGNAL)) > 0) at += sent;
-        if (sent <= 0) {
-            close(fds[i]);
-            fds[i--] = fds[--count];
-        }
+        if (sent <= 0) leave(i--);
     }
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) return 2;
+    if (argc != 4) return 2;
+    step = !strcmp(argv[1], "step");
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -74,7 +83,8 @@ int main(int argc, char **argv) {
             if (read(0, line, sizeof line - 1) <= 0) return 0;
             burst = atoi(line);
         } else if (burst) {
-            each(piece, frames(piece, argv[1], argv[2], &number));
+            each(piece, frames(piece, argv[2], argv[3], &number));
+            wait_for_first();
         } else if (looked[1].revents) {
             take();
         }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 clients: set[Socket] = set()
 
@@ -45,7 +46,8 @@ async def main() -> None:
             number += 1
             message = f"{prefix}{number:07}{suffix}"
             for each in clients:
-                each.write_message(message).add_done_callback(lambda done: done.exception())
+                with suppress(WebSocketClosedError):
+                    each.write_message(message).add_done_callback(lambda done: done.exception())
         await asyncio.sleep(0 if burst else 0.01)
 
 
