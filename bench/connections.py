@@ -5,8 +5,9 @@
 Each session watches a key of its own. A node's memory is its resident set; for each number of sessions there is a new
 node, and what it had before anybody came is not counted. 64 connections are on the way at a time.
 
-Then, for S seconds, a thousand sessions hear every event of a channel, as fast as the node can, while another one
-subscribes to it and never reads.
+Then, for S seconds, a hundred sessions hear every event of a channel, as fast as the node can, while another one
+subscribes to it and never reads. The events are of a thousand keys, twenty of 8 kB a turn, so that what waits for it
+soon is more than may wait, also after conflation.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +27,8 @@ from bench.nodes import NodeProcess, node, say, servers
 from bench.receivers import Doors, compiled, receivers, subscribe
 from realtime.embedded import Embedded
 
-LISTENERS = 1000  # who read while one does not
+LISTENERS = 100  # who read while one does not
+KEYS, TURN, LARGE = 1000, 20, 8000  # of the events meanwhile: keys, events a turn, bytes of each
 SETTLE = 2.0  # seconds after the last one came, until a node's memory is read
 
 Row = dict[str, Any]
@@ -56,21 +59,21 @@ async def idle(program: Path, own: Embedded, sessions: int) -> Row:
 
 async def stalled(program: Path, own: Embedded, seconds: float, listeners: int) -> list[Row]:
     """A row for each tenth of the time."""
-    rows = []
+    rows, number = [], count()
     requests = [subscribe("redis/f")] * listeners
     async with (
         log.opened(own) as writer,
         node(own, "bench-node") as serving,
         _deaf(serving),
-        receivers(program, Doors(serving.base, size=log.SIZE), requests) as load,
+        receivers(program, Doors(serving.base, size=LARGE), requests) as load,
     ):
         report = await load.live()
         loop = asyncio.get_running_loop()
         begin = loop.time()
         for tenth in range(1, 11):
             while loop.time() < begin + tenth * seconds / 10:
-                await writer.publish("f", f"k{tenth}")
-                report = await load.heard(report.events + listeners)
+                await writer.publish("f", [f"k{next(number) % KEYS}" for _ in range(TURN)], LARGE)
+                report = await load.heard(report.events + TURN * listeners)
             rows.append(await _state(serving, loop.time() - begin, report.events))
             say(f"{rows[-1]['seconds']:.0f} s: {rows[-1]['rss_mib']:.1f} MiB")
     return rows

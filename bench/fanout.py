@@ -48,7 +48,7 @@ async def ours(own: Embedded) -> AsyncIterator[Contender]:
 
         async def drive(burst: int) -> None:
             while True:
-                await writer.publish("f", "k", burst)
+                await writer.publish("f", ["k"] * burst)
                 for _ in range(burst):
                     await first.recv()
 

@@ -7,7 +7,7 @@ Redis: the lease of its feed is ours before any node can take it, and the nodes 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from msgspec import Raw
@@ -26,22 +26,26 @@ class Log:
         self._version = 0  # written so that it sorts after all of the store's own, and so after every fence
         self._places: dict[str, Cursor] = {}  # of each channel's last event
 
-    async def publish(self, collection: str, key: str, events: int = 1) -> None:
-        """That many at once: they reach a node in one piece."""
+    def place(self, collection: str) -> Cursor:
+        """Of the last event."""
+        return self._places[f"redis/{collection}"]
+
+    async def publish(self, collection: str, keys: Sequence[str], size: int = SIZE) -> None:
+        """An event of each key, of so many bytes, all at once: they reach a node in one piece."""
         channel = f"redis/{collection}"
         if channel not in self._places:
             [self._places[channel]] = await self._broker.positions([channel])
-        changes = [self._change(channel, key) for _ in range(events)]
+        changes = [self._change(channel, key, size) for key in keys]
         await self._broker.publish(channel, changes)
 
-    def _change(self, channel: str, key: str) -> Change:
-        """The next one, padded to `SIZE`, whatever the offset's digits take."""
+    def _change(self, channel: str, key: str, size: int) -> Change:
+        """The next one, padded to its size, whatever the offset's digits take."""
         before = self._places[channel]
         place = self._places[channel] = Cursor(before.epoch, before.offset + 1)
         self._version += 1
         now = int(time.time()) + 0.5  # always as many digits
         bare = Change(split_channel(channel)[1], key, "put", Raw(b'""'), f"z{self._version:06}", now)
-        pad = SIZE - len(opening(channel, bare)) - len(closing(place.epoch, place.offset))
+        pad = size - len(opening(channel, bare)) - len(closing(place.epoch, place.offset))
         return replace(bare, value=Raw(b'"%s"' % (b"x" * pad)))
 
 
