@@ -54,7 +54,7 @@ class NodeProcess:
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
 
     async def metrics(self) -> dict[str, float]:
-        """What it counts, by name; the sum over all labels."""
+        """What it counts: by name and labels, and by name alone, the sum over all labels."""
         client = AsyncHTTPClient(force_instance=True)
         try:
             answer = await client.fetch(f"{self.base}/metrics")
@@ -64,7 +64,8 @@ class NodeProcess:
         for line in answer.body.decode().splitlines():
             if not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
-                counted[name.partition("{")[0]] += float(value)
+                for each in {name, name.partition("{")[0]}:
+                    counted[each] += float(value)
         return counted
 
     async def kill(self) -> None:
