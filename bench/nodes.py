@@ -5,6 +5,7 @@ All of them end when we do, whatever ends us: embedded/process.py sees to that, 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -16,15 +17,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from signal import Signals
 
+from redis.asyncio import Redis
 from tornado.httpclient import AsyncHTTPClient
 
 from realtime import embedded
+from realtime.brokers.keys import MARK
 from realtime.config import VARIABLES
 from realtime.embedded import Embedded
 from realtime.embedded.process import Process
 
 STORES = ("postgres", "redis", "mongo")
 SETTINGS = {"REALTIME_DEMO": "1", "REALTIME_PORT": "0", "REALTIME_DRAIN": "0", "PYTHONUNBUFFERED": "1"}
+
+
+READY = 30.0  # seconds
+LOOK = 0.02  # seconds between two looks
 
 
 def say(text: str) -> None:
@@ -99,6 +106,15 @@ async def nodes(own: Embedded, number: int, **settings: str) -> AsyncIterator[li
     """That many, ready, with further settings of the environment."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(node(own, f"bench-{each}", settings)) for each in range(number)]
+
+
+async def begun(own: Embedded, *stores: str) -> None:
+    """Wait until the feeds of these stores have kept a mark: what is written before their first is in no log."""
+    redis = Redis.from_url(own.urls["redis"])
+    async with asyncio.timeout(READY):
+        while None in await redis.mget([MARK + store for store in stores]):  # noqa: ASYNC110  nothing tells us
+            await asyncio.sleep(LOOK)
+    await redis.aclose()
 
 
 @asynccontextmanager
