@@ -1,9 +1,10 @@
 """From a write to another node's client: per store and transport, by REST and behind the service's back.
 
-    scripts/bench latency [--writes N] [--json]
+    scripts/bench latency [--writes N] [--sessions N] [--rates R …] [--seconds S] [--json]
 
-One write at a time, so that what is measured is the way and not a queue. The clock starts before the write is sent and
-stops when the client has the event. Besides: the same PUT alone, which is part of the way by REST.
+First one write at a time, so that what is measured is the way and not a queue: the clock starts before the write is
+sent and stops when the client has the event. Besides: the same PUT alone, which is part of the way by REST. Then many
+at a time, behind the service's back, at the given rates, with so many sessions (loaded.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import json
 import re
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,7 +24,9 @@ import redis.asyncio
 import websockets
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
-from bench.nodes import nodes, say, servers
+from bench import loaded, output
+from bench.nodes import begun, nodes, say, servers
+from bench.receivers import compiled
 from realtime.embedded import Embedded
 
 CASES: dict[str, tuple[str, Callable[[int], Any]]] = {
@@ -32,6 +34,8 @@ CASES: dict[str, tuple[str, Callable[[int], Any]]] = {
     "postgres": ("postgres/entries/1", lambda n: {"slug": "bench", "title": str(n)}),
     "mongo": ("mongo/bench/1", lambda n: {"n": n}),
 }
+
+TRANSPORTS = ("websocket", "sse", "poll")
 
 Write = Callable[[int], Awaitable[None]]
 Row = dict[str, Any]
@@ -132,39 +136,61 @@ async def alone(write: Write, writes: int) -> list[float]:
 
 def row(store: str, way: str, transport: str, took: list[float]) -> Row:
     cuts = statistics.quantiles(took, n=100)
-    return {"store": store, "write": way, "client": transport, "p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
+    return {
+        "store": store,
+        "write": way,
+        "client": transport,
+        "p50_ms": cuts[49],
+        "p95_ms": cuts[94],
+        "p99_ms": cuts[98],
+    }
 
 
-async def run(writes: int) -> list[Row]:
+async def one_by_one(own: Embedded, here: str, there: str, writes: int) -> list[Row]:
     rows = []
-    async with servers() as own, nodes(own, 2) as (first, second):
-        here, there = first.base, second.base
-        others = await behind(own)
-        for store, (path, value) in CASES.items():
-            rest = await by_rest(here, path, value)
-            rows.append(row(store, "REST", "(the PUT alone)", await alone(rest, writes)))
-            for transport in ("websocket", "sse", "poll"):
-                say(f"{store} over {transport} …")
-                rows.append(row(store, "REST", transport, await measure(transport, there, path, rest, writes)))
-            rows.append(
-                row(store, "behind", "websocket", await measure("websocket", there, path, others[store], writes))
-            )
+    others = await behind(own)
+    for store, (path, value) in CASES.items():
+        rest = await by_rest(here, path, value)
+        rows.append(row(store, "REST", "(the PUT alone)", await alone(rest, writes)))
+        for transport in TRANSPORTS:
+            say(f"{store} over {transport} …")
+            rows.append(row(store, "REST", transport, await measure(transport, there, path, rest, writes)))
+        rows.append(row(store, "behind", "websocket", await measure("websocket", there, path, others[store], writes)))
     return rows
+
+
+async def many(own: Embedded, there: str, sessions: int, rates: list[int], seconds: float) -> list[Row]:
+    with compiled("receivers.c") as program:
+        async with loaded.writers(own) as writers:
+            return [
+                await loaded.measure(program, there, store, write, transport, rate, sessions, seconds)
+                for store, write in writers.items()
+                for transport in TRANSPORTS
+                for rate in rates
+            ]
+
+
+async def run(writes: int, sessions: int, rates: list[int], seconds: float) -> dict[str, list[Row]]:
+    async with servers() as own:
+        await loaded.prepare(own, sessions)
+        async with nodes(own, 2, REALTIME_TABLES=f"entries,{loaded.TABLE}") as (first, second):
+            await begun(own, *CASES)
+            return {
+                "one_by_one": await one_by_one(own, first.base, second.base, writes),
+                "loaded": await many(own, second.base, sessions, rates, seconds),
+            }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench latency", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--writes", type=int, default=300, help="writes for each row of the table [300]")
-    parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
+    parser.add_argument("--writes", type=int, default=300, help="one by one, for each row of the table [300]")
+    parser.add_argument("--sessions", type=int, default=1000, help="each watching one key, with many writes [1000]")
+    parser.add_argument("--rates", type=int, nargs="+", default=[100, 1000], help="of writes a second [100 1000]")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each row of the table [5]")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    rows = asyncio.run(run(options.writes))
-    if options.json:
-        json.dump(rows, sys.stdout)
-        return
-    print(f"{'store':<10}{'write':<8}{'client':<17}{'p50 ms':>8}{'p95 ms':>8}{'p99 ms':>8}")
-    for each in rows:
-        print(f"{each['store']:<10}{each['write']:<8}{each['client']:<17}", end="")
-        print(f"{each['p50']:8.1f}{each['p95']:8.1f}{each['p99']:8.1f}")
+    tables = asyncio.run(run(options.writes, options.sessions, options.rates, options.seconds))
+    output.show(tables, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
    COUNT connections, at most WINDOW of them on the way at a time. KIND `ws`: each sends the file HELLO, waits for the
    answer's head and sends its own part of the file REQUESTS (COUNT times a length in four bytes, lowest first, and so
    many bytes; perhaps none). `step`: as `ws`, and the first one answers each event. `sse`: each sends only its own part,
-   and is answered with a stream of server-sent events. It is live once it has heard a message with MARK in it, or at
+   and is answered with a stream of server-sent events; `poll`: as `sse`, with an answer after which it asks again, with
+   the cursor that is in it. It is live once it has heard a message with MARK in it, or at
    once where MARK is empty. Then it counts: every message of SIZE bytes (0: of any size) is an event. Its number are
    the digits that end TAIL bytes before its end (-1: it has none); each must follow the last one of its connection.
    Where an event has `@NANOSECONDS@` in it, on CLOCK_MONOTONIC, the delay since then is kept. Pings are answered.
@@ -39,7 +40,7 @@ struct client {
 };
 
 static struct client *clients;
-static int sse, step, count, window, tail, epoll, started, live, closed;
+static int http, poll, step, count, window, tail, epoll, started, live, closed;
 static size_t size, hello_size;
 static char *mark, *hello, **requests;
 static uint32_t *request_sizes;
@@ -120,7 +121,7 @@ static void start(struct client *c) {
     int one = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
-    if (sse) ask(c);
+    if (http) ask(c);
     else put(c, hello, hello_size);
     c->state = UPGRADING;
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
@@ -153,11 +154,11 @@ static void end(struct client *c) {
 static size_t head(struct client *c, char *text, size_t length) { /* how much of it is the answer's head; 0: not all */
     char *found = memmem(text, length, "\r\n\r\n", 4);
     if (!found) return 0;
-    if (!memmem(text, 15, sse ? " 200" : " 101", 4)) {
+    if (!memmem(text, 15, http ? " 200" : " 101", 4)) {
         fprintf(stderr, "refused: %.*s\n", (int)(found - text), text);
         exit(1);
     }
-    if (!sse) ask(c);
+    if (!http) ask(c);
     c->state = JOINING;
     if (!*mark) joined_now(c);
     return found + 4 - text;
@@ -218,6 +219,27 @@ static size_t blocks(struct client *c, char *text, size_t length) { /* of a stre
     return at - text;
 }
 
+static void ask_again(struct client *c, char *text, size_t length) {
+    const char *name = "\"cursor\":\"", *end_of_path = " HTTP/1.1\r\n";
+    char *cursor = memmem(text, length, name, strlen(name)), again[4096];
+    char *request = requests[c - clients], *path = memmem(request, request_sizes[c - clients], end_of_path, 11);
+    if (!cursor || !path) fail("an answer without a cursor");
+    cursor += strlen(name);
+    int size = snprintf(again, sizeof again, "%.*s&cursor=%.*s%.*s", (int)(path - request), request,
+                        (int)strcspn(cursor, "\""), cursor, (int)(request_sizes[c - clients] - (path - request)), path);
+    put(c, again, size);
+}
+
+static size_t answers(struct client *c, char *text, size_t length) { /* one at a time: the next one is asked for then */
+    char *end = memmem(text, length, "\r\n\r\n", 4), *size = memmem(text, length, "Content-Length: ", 16);
+    if (!end || !size) return 0;
+    size_t begin = end + 4 - text, n = atol(size + 16);
+    if (length < begin + n) return 0;
+    message(c, 1, text + begin, n);
+    ask_again(c, text + begin, n);
+    return begin + n;
+}
+
 static void readable(struct client *c) {
     memcpy(buffer, c->kept, c->kept_size);
     ssize_t got = recv(c->fd, buffer + c->kept_size, BUFFER - c->kept_size, 0);
@@ -225,8 +247,8 @@ static void readable(struct client *c) {
     if (got <= 0) return end(c);
     bytes += got, reads++;
     size_t length = c->kept_size + got, at = 0;
-    if (c->state == UPGRADING) at = head(c, buffer, length);
-    if (c->state != UPGRADING) at += (sse ? blocks : messages)(c, buffer + at, length - at);
+    if (c->state == UPGRADING && (at = head(c, buffer, length)) && poll) at = 0; /* each answer has a head */
+    if (c->state != UPGRADING) at += (poll ? answers : http ? blocks : messages)(c, buffer + at, length - at);
     c->kept_size = length - at;
     if (c->kept_size == BUFFER) fail("a message larger than the buffer");
     if (c->kept_size) {
@@ -245,7 +267,7 @@ static int asked(void) { /* 0: the input has ended */
 
 int main(int argc, char **argv) {
     if (argc != 11) return 2;
-    sse = !strcmp(argv[1], "sse"), step = !strcmp(argv[1], "step"), argv++;
+    poll = !strcmp(argv[1], "poll"), http = poll || !strcmp(argv[1], "sse"), step = !strcmp(argv[1], "step"), argv++;
     server.sin_family = AF_INET;
     server.sin_addr.s_addr = inet_addr(argv[1]);
     server.sin_port = htons(atoi(argv[2]));

@@ -142,6 +142,11 @@ async def receivers(program: Path, doors: Doors, requests: Iterable[bytes]) -> A
             await process.wait()
 
 
+def get(path: str, accept: str = "application/json") -> bytes:
+    """A client's request, for `sse` and `poll`."""
+    return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: {accept}\r\n\r\n".encode()
+
+
 def subscribe(channel: str, key: str | None = None, **more: Any) -> bytes:
     """A client's frame."""
     request = {"type": "subscribe", "id": 1, "channel": channel, "key": key, **more}
