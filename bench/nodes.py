@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from signal import Signals
@@ -30,6 +30,8 @@ STORES = ("postgres", "redis", "mongo")
 SETTINGS = {"REALTIME_DEMO": "1", "REALTIME_PORT": "0", "REALTIME_DRAIN": "0", "PYTHONUNBUFFERED": "1"}
 
 
+FULL = (sys.executable, "-m", "realtime", "serve")
+QUIET = (sys.executable, "-m", "bench.quiet")  # without feeds
 READY = 30.0  # seconds
 LOOK = 0.02  # seconds between two looks
 
@@ -118,7 +120,9 @@ async def begun(own: Embedded, *stores: str) -> None:
 
 
 @asynccontextmanager
-async def node(own: Embedded, name: str, settings: Mapping[str, str] | None = None) -> AsyncIterator[NodeProcess]:
+async def node(
+    own: Embedded, name: str, settings: Mapping[str, str] | None = None, program: Sequence[str] = FULL
+) -> AsyncIterator[NodeProcess]:
     urls = {VARIABLES[store]: url for store, url in own.urls.items()}
     environment = SETTINGS | urls | {"REALTIME_NODE": name, "PYTHONPATH": str(Path(__file__).parent.parent)}
     async with directory() as home:
@@ -127,7 +131,7 @@ async def node(own: Embedded, name: str, settings: Mapping[str, str] | None = No
             environment=environment | dict(settings or {}),
         )  # fmt: skip
         try:
-            process.spawn([sys.executable, "-m", "realtime", "serve"])
+            process.spawn(program)
             await process.ready(lambda: _asked(process))
             match = _LIVE.search(process.output())
             assert match is not None
