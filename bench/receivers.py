@@ -149,7 +149,7 @@ def get(path: str, accept: str = "application/json") -> bytes:
 
 def subscribe(channel: str, key: str | None = None, **more: Any) -> bytes:
     """A client's frame."""
-    request = {"type": "subscribe", "id": 1, "channel": channel, "key": key, **more}
+    request = {"type": "subscribe", "id": 1, "channel": channel, "key": key} | more
     return text_frame(json.dumps({name: value for name, value in request.items() if value is not None}))
 
 

@@ -4,7 +4,8 @@
 
 16 writers at a time, each on a connection of its own, to a thousand keys. `service`: PUT to a node that carries all
 feeds, with a client that hears every event. `handler`: the same PUT to a node without feeds. `store`: the same value
-by the store's driver. The latter two on servers of their own, that nobody captures. The writers' share of a core is in the table: where it is near one, they were the limit.
+by the store's driver. The latter two on servers of their own, that nobody captures. The writers' share of a core is in
+the table: where it is near one, they were the limit.
 """
 
 from __future__ import annotations
