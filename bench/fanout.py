@@ -33,7 +33,7 @@ from realtime.embedded import Embedded
 
 LIMIT, STEP = "C send()", "C send(), in step"
 BURSTS = (1, 10)
-WARM = 1.0  # seconds before the count
+WARM = 1.0  # seconds before the count, at most
 
 RATE, COST = "deliveries_per_second", "server_us_per_delivery"
 MEDIANS = (RATE, "events_per_read", COST, "server_cpu", "receivers_cpu")
@@ -91,7 +91,7 @@ async def measure(program: Path, contender: Contender, burst: int, sessions: int
         await load.live()
         driving = asyncio.create_task(_drive(contender, burst), name=contender.name)
         try:
-            await asyncio.sleep(WARM)
+            await asyncio.sleep(min(WARM, seconds))
             used, before = cpu(contender.pid), await load.report()
             await asyncio.wait([driving], timeout=seconds)
             after, spent = await load.report(), cpu(contender.pid) - used

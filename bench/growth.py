@@ -1,6 +1,6 @@
 """What an event, a subscribe and a leave cost a node, while what is elsewhere on it grows tenfold.
 
-    scripts/bench growth [--others N …] [--events E] [--json]
+    scripts/bench growth [--others N …] [--events E] [--rest S] [--json]
 
 Elsewhere are N keys (each watched by a session's subscription), N channels, or N sessions of one key; the probe is one
 key in a channel that nobody else watches, but for `keys`, where it is one more. Costs are processor time of the node's
@@ -27,7 +27,6 @@ from realtime.embedded import Embedded
 from realtime.session import MAX_SUBSCRIPTIONS
 
 EACH = 100  # subscriptions of each session, of keys and of channels
-REST = 4.0  # seconds in which nothing happens
 PATIENCE = 30.0  # seconds for an answer
 ELSEWHERE = ("keys", "channels", "sessions")
 
@@ -92,7 +91,7 @@ async def cost(serving: NodeProcess, idle: float, number: int, work: Callable[[i
     return max(spent, 0.0) / number * 1e6
 
 
-async def measure(program: Path, own: Embedded, writer: Log, what: str, others: int, number: int) -> Row:
+async def measure(program: Path, own: Embedded, writer: Log, what: str, others: int, number: int, rest: float) -> Row:
     async with (
         node(own, "bench-node") as serving,
         receivers(program, Doors(serving.base, mark='"subscribed","id":0,'), requests(what, others)) as load,
@@ -102,8 +101,8 @@ async def measure(program: Path, own: Embedded, writer: Log, what: str, others: 
         probe = Probe(connection, writer)
         await probe.watch()
         used = cpu(serving.process.pid)
-        await asyncio.sleep(REST)
-        idle = (cpu(serving.process.pid) - used) / REST
+        await asyncio.sleep(rest)
+        idle = (cpu(serving.process.pid) - used) / rest
         row = {
             "elsewhere": what,
             "number": others,
@@ -115,11 +114,13 @@ async def measure(program: Path, own: Embedded, writer: Log, what: str, others: 
     return row
 
 
-async def run(numbers: list[int], events: int) -> list[Row]:
+async def run(numbers: list[int], events: int, rest: float) -> list[Row]:
     with compiled("receivers.c") as program:
         async with servers() as own, log.opened(own) as writer:
             return [
-                await measure(program, own, writer, what, others, events) for what in ELSEWHERE for others in numbers
+                await measure(program, own, writer, what, others, events, rest)
+                for what in ELSEWHERE
+                for others in numbers
             ]
 
 
@@ -128,9 +129,10 @@ def main() -> None:
     numbers = [10, 100, 1000, 10000]
     parser.add_argument("--others", type=int, nargs="+", default=numbers, help="elsewhere [10 100 1000 10000]")
     parser.add_argument("--events", type=int, default=1000, help="and subscribes, of each row of the table [1000]")
+    parser.add_argument("--rest", type=float, default=4.0, help="seconds in which nothing happens, of each row [4]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    output.show({"growth": asyncio.run(run(options.others, options.events))}, as_json=options.json)
+    output.show({"growth": asyncio.run(run(options.others, options.events, options.rest))}, as_json=options.json)
 
 
 if __name__ == "__main__":

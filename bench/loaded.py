@@ -23,7 +23,7 @@ from realtime.embedded import Embedded
 
 TABLE = "watched"
 WRITERS = 16  # at a time
-WARM = 1.0  # seconds before the count
+WARM = 1.0  # seconds before the count, at most
 
 Row = dict[str, Any]
 Write = Callable[[int, str], Awaitable[object]]
@@ -93,7 +93,7 @@ async def measure(
             for each in range(WRITERS)
         ]
         try:
-            await asyncio.sleep(WARM)
+            await asyncio.sleep(min(WARM, seconds))
             before, count = await load.report(), written[0]
             await asyncio.wait(writing, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
             after, count = await load.report(), written[0] - count
