@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=20000, help="of each way to write [20000]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    output.show({"capture": asyncio.run(run(options.changes))}, as_json=options.json)
+    output.show({"capture": output.complete(run(options.changes))}, as_json=options.json)
 
 
 if __name__ == "__main__":

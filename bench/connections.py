@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--listeners", type=int, default=LISTENERS, help=f"meanwhile [{LISTENERS}]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    output.show(asyncio.run(run(options.sessions, options.seconds, options.listeners)), as_json=options.json)
+    output.show(output.complete(run(options.sessions, options.seconds, options.listeners)), as_json=options.json)
 
 
 if __name__ == "__main__":

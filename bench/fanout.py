@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="install those peers that pip and npm have")
     parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
     options = parser.parse_args()
-    rows = asyncio.run(run(options.sessions, options.seconds, options.rounds, install=options.peers))
+    rows = output.complete(run(options.sessions, options.seconds, options.rounds, install=options.peers))
     output.show({"fanout": rows}, as_json=options.json)
 
 

@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=4.0, help="seconds in which nothing happens, of each row [4]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    output.show({"growth": asyncio.run(run(options.others, options.events, options.rest))}, as_json=options.json)
+    output.show({"growth": output.complete(run(options.others, options.events, options.rest))}, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row of the table [5]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    tables = asyncio.run(run(options.writes, options.sessions, options.rates, options.seconds))
+    tables = output.complete(run(options.writes, options.sessions, options.rates, options.seconds))
     output.show(tables, as_json=options.json)
 
 

@@ -108,6 +108,7 @@ async def measure(
         "asked_per_second": rate,
         "written_per_second": count / took,
         "heard_per_second": delays.n / took,
+        "closed": after.closed,
         "p50_ms": delays.p50 * 1000,
         "p95_ms": delays.p95 * 1000,
         "p99_ms": delays.p99 * 1000,

@@ -1,13 +1,27 @@
-"""A measurement's tables on standard output: as Markdown has them, or JSON."""
+"""How a measurement ends: its tables on standard output, as Markdown has them or as JSON; or early, all stopped."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 Row = dict[str, Any]
+Result = TypeVar("Result")
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def complete(measuring: Coroutine[Any, Any, Result]) -> Result:
+    """To its end; Ctrl-C and SIGTERM end it, and what it started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return asyncio.run(measuring)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def show(tables: Mapping[str, Sequence[Row]], *, as_json: bool) -> None:

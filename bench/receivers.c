@@ -223,7 +223,10 @@ static void ask_again(struct client *c, char *text, size_t length) {
     const char *name = "\"cursor\":\"", *end_of_path = " HTTP/1.1\r\n";
     char *cursor = memmem(text, length, name, strlen(name)), again[4096];
     char *request = requests[c - clients], *path = memmem(request, request_sizes[c - clients], end_of_path, 11);
-    if (!cursor || !path) fail("an answer without a cursor");
+    if (!cursor || !path) { /* an error: told once, and counted as closed */
+        if (!closed) fprintf(stderr, "answered: %.*s\n", (int)length, text);
+        return end(c);
+    }
     cursor += strlen(name);
     int size = snprintf(again, sizeof again, "%.*s&cursor=%.*s%.*s", (int)(path - request), request,
                         (int)strcspn(cursor, "\""), cursor, (int)(request_sizes[c - clients] - (path - request)), path);

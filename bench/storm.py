@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--missed", type=int, default=100, help="events before they are back [100]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    output.show({"storm": asyncio.run(run(options.sessions, options.missed))}, as_json=options.json)
+    output.show({"storm": output.complete(run(options.sessions, options.missed))}, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="in which each is measured [3]")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
-    output.show({"writes": asyncio.run(run(options.seconds, options.rounds))}, as_json=options.json)
+    output.show({"writes": output.complete(run(options.seconds, options.rounds))}, as_json=options.json)
 
 
 if __name__ == "__main__":
