@@ -29,6 +29,7 @@ from realtime.embedded import Embedded
 
 LISTENERS = 100  # who read while one does not
 KEYS, TURN, LARGE = 50, 20, 8000  # of the events meanwhile: keys, events a turn, bytes of each
+PONG = 5.0  # seconds between two pongs of the one that does not: else it would be let go after 45 seconds
 SETTLE = 2.0  # seconds after the last one came, until a node's memory is read
 
 Row = dict[str, Any]
@@ -93,7 +94,7 @@ async def _state(serving: NodeProcess, seconds: float, deliveries: int) -> Row:
 
 @asynccontextmanager
 async def _deaf(serving: NodeProcess) -> AsyncIterator[None]:
-    """A client that subscribes and never reads, with as little room in the kernel as it gives."""
+    """A client that subscribes and never reads, with as little room in the kernel as it gives; it sends pongs."""
     url, loop = urlsplit(serving.base), asyncio.get_running_loop()
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -102,7 +103,17 @@ async def _deaf(serving: NodeProcess) -> AsyncIterator[None]:
         await loop.sock_sendall(deaf, Doors(serving.base).hello())
         await loop.sock_recv(deaf, 1)  # it is answered
         await loop.sock_sendall(deaf, subscribe("redis/f"))
-        yield
+
+        async def live() -> None:
+            while True:
+                await asyncio.sleep(PONG)
+                await loop.sock_sendall(deaf, b"\x8a\x80\0\0\0\0")
+
+        living = asyncio.create_task(live(), name="pongs")
+        try:
+            yield
+        finally:
+            living.cancel()
 
 
 async def run(sessions: list[int], seconds: float, listeners: int) -> dict[str, list[Row]]:
