@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from bench.__main__ import PROGRAMS
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="the clients are in C, and there is no compiler")
 
 ROOT = Path(__file__).parent.parent
 AT_A_TIME = 3  # most of what they do is wait
