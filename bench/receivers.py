@@ -66,6 +66,7 @@ class Doors(NamedTuple):
     mark: str = SUBSCRIBED
     size: int = 0
     tail: int = 2
+    window: int = WINDOW
 
     def hello(self) -> bytes:
         lines = ["Host: bench", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
@@ -125,7 +126,7 @@ async def receivers(program: Path, doors: Doors, requests: Iterable[bytes]) -> A
         hello, file = Path(directory) / "hello", Path(directory) / "requests"
         hello.write_bytes(doors.hello())
         file.write_bytes(b"".join(struct.pack("<I", len(frame)) + frame for frame in frames))
-        where = [doors.kind, url.hostname, url.port, len(frames), WINDOW]
+        where = [doors.kind, url.hostname, url.port, len(frames), doors.window]
         arguments = [*where, doors.size, doors.tail, doors.mark, hello, file]
         process = await asyncio.create_subprocess_exec(
             program,
