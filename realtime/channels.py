@@ -27,6 +27,7 @@ IDLE = 5.0  # seconds that a channel without listeners is still followed: polls 
 SWEEP = 1.0  # seconds between two looks for such channels
 PATIENCE = 3.0  # seconds that a subscribe waits for a repair
 AT_ONCE = 8  # repairs; more would only wait for each other, and their time run out
+BEGINNING = 64  # channels that begin to be followed; the same
 BREATH = 1 << 16  # bytes of events passed on in one go
 CHECK = 2.0  # seconds between two comparisons of positions with the log's
 COMPARED = 2000  # channels in one of them, and so a few ms of Redis' time; of more, each has its turn
@@ -72,7 +73,7 @@ class Channels:
         self._channels: dict[str, Channel] = {}
         self._idle: dict[str, float] = {}  # since when nobody listens, the longest first
         self._round: Iterator[str] = iter(())  # names whose positions are still to be compared
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._turn, self._beginning = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(BEGINNING)
         self._tasks = Tasks()
 
     def open(self) -> None:
@@ -96,8 +97,9 @@ class Channels:
             self._metrics.channels.set(len(self._channels))
         async with channel.lock:
             if channel.position is None:
-                await self._broker.subscribe(name)
-                [channel.position] = await self._broker.positions([name])
+                async with self._beginning:
+                    await self._broker.subscribe(name)
+                    [channel.position] = await self._broker.positions([name])
                 if channel.missing:  # it came while the position was on its way, which may be from before or after it
                     self._start_repair(channel)
         return channel

@@ -53,7 +53,7 @@ def failing_as(down: type[Unavailable]) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise down(f"redis does not answer: {error or type(error).__name__}") from error
+        raise down(f"redis does not answer: {str(error) or type(error).__name__}") from error
 
 
 @asynccontextmanager

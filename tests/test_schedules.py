@@ -137,7 +137,11 @@ class CountingBroker(MemoryBroker):
 class BusyBroker(MemoryBroker):
     def __init__(self) -> None:
         super().__init__()
-        self.histories = Busy(1)
+        self.histories, self.subscribes = Busy(1), Busy(1)
+
+    async def subscribe(self, channel: str) -> None:
+        await self.subscribes.passed()
+        await super().subscribe(channel)
 
     async def history(self, channel: str, after: protocol.Cursor) -> list[Placed]:
         await self.histories.passed()
@@ -689,6 +693,14 @@ async def test_a_channel_that_is_let_go_in_its_reset_is_followed_again() -> None
         second.read()
         assert bytes(second.replica.items["a"]) == b"1"
         await cluster.check(second)
+
+
+async def test_many_channels_are_joined_a_few_at_a_time() -> None:
+    broker = BusyBroker()
+    async with Cluster(brokers=[broker]) as cluster:
+        requests = [Subscribe(1, f"memory/c{number}") for number in range(channels.BEGINNING * 3)]
+        await asyncio.gather(*(cluster.nodes[0].subscribe(Session(lambda: None), each) for each in requests))
+        assert broker.subscribes.most == channels.BEGINNING
 
 
 async def test_many_channels_are_healed_a_few_at_a_time() -> None:

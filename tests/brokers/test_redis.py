@@ -16,7 +16,7 @@ from realtime.brokers.keys import LEASE, LOG, NODE
 from realtime.brokers.redis import RedisBroker
 from realtime.errors import BrokerDown, CursorLost
 from realtime.protocol import Change, Placed
-from realtime.redis_pubsub import client
+from realtime.redis_pubsub import client, failing_as
 from realtime.session import MAX_PENDING
 from realtime.verify.proxy import Mode, Proxy
 from tests.valkey import Valkey, valkey
@@ -182,6 +182,11 @@ async def test_a_defect_in_who_hears_leaves_no_deaf_node(running: Valkey, near: 
 
 
 # 2. When `subscribe` returns … and 7. A broker that does not answer within seconds raises `BrokerDown`. -------------
+
+
+async def test_a_failure_without_words_is_named() -> None:
+    with pytest.raises(BrokerDown, match="redis does not answer: TimeoutError"), failing_as(BrokerDown):
+        raise TimeoutError
 
 
 async def test_a_subscribe_that_fails_never_was(near: Node, far: Node, proxy: Proxy) -> None:
