@@ -3,10 +3,11 @@
     scripts/bench fanout [--sessions N] [--seconds S] [--rounds R] [--peers] [--json]
 
 A writer in a process of its own writes into the log, and the next turn when the first receiver has heard this one: so
-there is always one turn on its way to the node while it delivers another, and never two. The readers are one program in
-C, the same for all; its share of a core is in the table. Contenders take turns within a round; the table has medians,
-and the ratio to a C loop of send() with one message a turn, of the same round. `--peers` installs python-socketio and
-ws into a directory of the run; nchan is taken where Debian's packages are.
+there is always one turn on its way to the node while it delivers another. `in step` it waits for the last receiver, and
+nothing is on its way meanwhile: no turn can be joined with another. The readers are one program in C, the same for all;
+its share of a core is in the table. Contenders take turns within a round; the table has medians, and the ratio to a C
+loop of send() with one message a turn, of the same round. `--peers` installs python-socketio and ws into a directory of
+the run; nchan is taken where Debian's packages are.
 """
 
 from __future__ import annotations
@@ -42,23 +43,27 @@ Row = dict[str, Any]
 
 
 @asynccontextmanager
-async def ours(own: Embedded) -> AsyncIterator[Contender]:
-    """A whole node."""
-    async with log.opened(own) as writer, node(own, "bench-node") as serving, _first(serving) as first:
+async def ours(own: Embedded) -> AsyncIterator[list[Contender]]:
+    """A whole node, twice."""
+    async with log.opened(own) as writer, node(own, "bench-node") as serving, _receiver(serving) as first:
 
-        async def drive(burst: int) -> None:
+        async def drive(burst: int, pacing: websockets.ClientConnection = first) -> None:
             while True:
                 await writer.publish("f", ["k"] * burst)
                 for _ in range(burst):
-                    await first.recv()
+                    await pacing.recv()
 
-        doors = Doors(serving.base, size=SIZE)
-        yield Contender("realtime", serving.process.pid, doors, subscribe("redis/f"), drive)
+        async def in_step(burst: int) -> None:
+            async with _receiver(serving) as last:  # which is sent to after all that were there before it
+                await drive(burst, last)
+
+        ways = {"realtime": drive, "realtime, in step": in_step}
+        pid, doors, request = serving.process.pid, Doors(serving.base, size=SIZE), subscribe("redis/f")
+        yield [Contender(name, pid, doors, request, way) for name, way in ways.items()]
 
 
 @asynccontextmanager
-async def _first(serving: NodeProcess) -> AsyncIterator[websockets.ClientConnection]:
-    """The first receiver."""
+async def _receiver(serving: NodeProcess) -> AsyncIterator[websockets.ClientConnection]:
     async with websockets.connect(serving.websocket, compression=None, max_queue=None) as connection:
         await connection.send(json.dumps({"type": "subscribe", "id": 1, "channel": "redis/f"}))
         while '"type":"subscribed"' not in str(await connection.recv()):
@@ -83,6 +88,8 @@ def others(sender: Path, *, install: bool) -> Mapping[str, AbstractAsyncContextM
             peers.pip,
         )
         found["ws (Node)"] = peers.looping("ws (Node)", ["node", HERE / "ws_loop.js"], plain, install=peers.npm)
+    else:
+        say("python-socketio and ws (Node) are missing: --peers installs them")
     return found
 
 
@@ -125,7 +132,7 @@ async def run(sessions: int, seconds: float, rounds: int, *, install: bool) -> l
         program = stack.enter_context(compiled("receivers.c"))
         sender = stack.enter_context(compiled("peers/sender.c"))
         own = await stack.enter_async_context(servers())
-        contenders = [await stack.enter_async_context(ours(own))]
+        contenders = await stack.enter_async_context(ours(own))
         for name, peer in others(sender, install=install).items():
             try:
                 contenders.append(await stack.enter_async_context(peer))

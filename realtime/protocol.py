@@ -19,6 +19,7 @@ from .errors import BadCursor, Conflict, ProtocolError
 from .frames import sse_frame, websocket_frame
 
 Op = Literal["put", "delete"]
+OPS: tuple[Op, ...] = ("put", "delete")
 Codec = Literal["json", "msgpack"]
 Mode = Literal["latest", "all"]
 State = Literal["live", "lagging", "down"]

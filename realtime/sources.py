@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .errors import StoreDown
 from .metrics import Metrics
-from .protocol import Placed, Source, State
+from .protocol import OPS, Placed, Source, State
 from .stores.base import Store
 from .tasks import Tasks
 
@@ -33,6 +33,9 @@ class Sources:
         self.cut_off = False  # from the broker's deliveries
         self._troubles: dict[str, str] = {}  # defects that stop feeds of this node
         self._stores, self._metrics, self._tell = stores, metrics, tell
+        # looked up once: each event of this node passes here
+        self._delays = {store.name: metrics.delay.labels(store.name) for store in stores}
+        self._events = {(store.name, op): metrics.events.labels(store.name, op) for store in stores for op in OPS}
         self._tasks = Tasks()
 
     async def open(self) -> None:
@@ -51,8 +54,8 @@ class Sources:
         name = event.event.channel.partition("/")[0]
         lag = max(0.0, time.time() - event.event.time)
         self.states[name].lag = lag
-        self._metrics.events.labels(name, event.event.op).inc()
-        self._metrics.delay.labels(name).observe(lag)
+        self._events[name, event.event.op].inc()
+        self._delays[name].observe(lag)
 
     def feed(self, name: str, error: str | None) -> None:
         """The defect that stops this node's feed of a store; None: it runs again."""
