@@ -23,7 +23,7 @@ from realtime.redis_pubsub import client
 from realtime.stores.base import Batch, Lost
 from realtime.stores.memory import MemoryStore
 from realtime.stores.postgres import PostgresStore
-from realtime.verify.checker import Journal
+from realtime.verify.journal import Journal
 from realtime.verify.proxy import Proxy
 from tests import fakeclock
 from tests.brokers.nodes import Node, change

@@ -15,7 +15,8 @@ import websockets
 
 from realtime.protocol import Mode, ServerMessage, Subscribed, decode_message
 from realtime.tasks import Tasks
-from realtime.verify.checker import Journal, Observer
+from realtime.verify.checker import Observer
+from realtime.verify.journal import Journal
 from tests.wait import until
 
 AWAY = OSError, websockets.InvalidHandshake, websockets.InvalidMessage, TimeoutError

@@ -15,9 +15,10 @@ from typing import Protocol
 
 from ..protocol import Mode
 from ..tasks import Tasks
-from .checker import Journal, Observer, Report
+from .checker import Observer, Report
 from .connection import Ended
 from .conversation import Conversation
+from .journal import Journal
 from .transports import TRANSPORTS, converse
 
 log = logging.getLogger("realtime.verify.clients")

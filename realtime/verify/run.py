@@ -21,10 +21,11 @@ from msgspec import Struct
 from ..config import History
 from ..errors import StartError
 from ..tasks import unless
-from .checker import Journal, Observer, Violation
+from .checker import Observer, Violation
 from .clients import Fleet
 from .faults import CALM, FAULTS, Fault, NotStruck
 from .ground import prepared
+from .journal import Journal
 from .outside import Doubt, Outside
 from .report import Report, Round
 from .stage import Stage

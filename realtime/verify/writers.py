@@ -19,7 +19,8 @@ from tornado.httpclient import AsyncHTTPClient
 
 from ..errors import NotFound, Refused
 from ..tasks import Tasks
-from .checker import Journal, Report, Violation
+from .checker import Report, Violation
+from .journal import Journal
 from .outside import Doubt, Outside, Way
 from .rest import WAITS, Rest
 from .stage import Stage

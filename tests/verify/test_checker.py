@@ -7,7 +7,8 @@ import pytest
 from msgspec import UNSET, Raw
 
 from realtime.protocol import Event, Fresh, Mode, Reset, Subscribed
-from realtime.verify.checker import Journal, Observer, Polled, Violation
+from realtime.verify.checker import Observer, Polled, Violation
+from realtime.verify.journal import Journal
 
 CHANNEL = "redis/things"
 

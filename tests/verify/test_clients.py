@@ -20,10 +20,11 @@ from realtime.embedded import Embedded
 from realtime.protocol import Mode
 from realtime.stores.postgres import PostgresStore
 from realtime.tasks import Tasks
-from realtime.verify.checker import Journal, Observer, Violation
+from realtime.verify.checker import Observer, Violation
 from realtime.verify.clients import Client, Fleet, SlowReader
 from realtime.verify.connection import Defect, Ended
 from realtime.verify.conversation import Conversation
+from realtime.verify.journal import Journal
 from realtime.verify.proxy import Proxy
 from realtime.verify.transports import TRANSPORTS, converse
 from tests.cluster import address, cluster

@@ -17,7 +17,8 @@ from tornado.web import RequestHandler
 from realtime.embedded import Embedded
 from realtime.errors import Refused
 from realtime.protocol import Op
-from realtime.verify.checker import Journal, Violation
+from realtime.verify.checker import Violation
+from realtime.verify.journal import Journal
 from realtime.verify.outside import BOUND, Outside, outside
 from realtime.verify.outside.keys import Keys
 from realtime.verify.proxy import Proxy

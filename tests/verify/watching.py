@@ -12,7 +12,8 @@ import websockets
 
 from realtime.protocol import decode_message
 from realtime.tasks import Tasks
-from realtime.verify.checker import Journal, Observer, Violation
+from realtime.verify.checker import Observer, Violation
+from realtime.verify.journal import Journal
 from realtime.verify.outside import Outside, outside
 from realtime.verify.stage import Stage
 
