@@ -91,7 +91,7 @@ class Run:
             self._fleet.open()
             await self._rounds(stop)
             await self._fleet.close()
-            if not stop.is_set():
+            if not stop.is_set() and not self._report.violations:
                 self._report.violations += await self._watch.left_over()
         self._sum_up()
         return self._report
