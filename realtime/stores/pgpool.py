@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -32,9 +32,14 @@ _ABANDONED: Final = f"{COMMAND + 2:g}s"
 _SETTINGS: Final = {
     **SESSION,
     "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
     "statement_timeout": _ABANDONED,
     "idle_in_transaction_session_timeout": _ABANDONED,
 }
+# Between the two messages of a statement that is prepared neither of those runs, and its table is locked already. Of
+# PostgreSQL 17 or later; before, a dead peer is found by the keep-alive alone.
+_FROM_17: Final = {"transaction_timeout": f"{4 * COMMAND:g}s"}
 _REFUSALS: Final = ("0A", "21", "22", "23", "42", "44", "54", "55", "P0")  # classes of SQLSTATE: the value's fault
 _RETRY: Final = frozenset({"55006", "55P03"})  # in use, locked: not the value's fault
 
@@ -43,9 +48,11 @@ class Pool:
     def __init__(self, url: str, name: str) -> None:
         self._url, self._name = url, name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._newer = _FROM_17
 
     async def open(self) -> None:
         settings = {**_SETTINGS, "application_name": f"realtime {self._name}"}
+        connect: Any = self._connect  # the stubs name every argument of asyncpg.connect
         self._pool = await asyncpg.create_pool(
             self._url,
             min_size=0,
@@ -54,7 +61,16 @@ class Pool:
             command_timeout=COMMAND,
             target_session_attrs=SessionAttribute.primary,  # a standby takes no writes and gives no fences
             server_settings=settings,
+            connect=connect,
         )
+
+    async def _connect(self, *args: Any, server_settings: dict[str, str], **given: Any) -> Any:
+        if self._newer:
+            try:
+                return await asyncpg.connect(*args, server_settings=server_settings | self._newer, **given)
+            except asyncpg.UndefinedObjectError:  # a server that does not know the setting
+                self._newer = {}
+        return await asyncpg.connect(*args, server_settings=server_settings, **given)
 
     async def close(self) -> None:
         if self._pool is None:

@@ -51,13 +51,15 @@ class Journal:
         return key
 
     def strike(self, loses: Collection[str], resets: Collection[str]) -> None:
-        """A fault makes stores lose values, of which nothing is known until the next `settle`; or their history end."""
+        """A fault makes stores lose values, of which nothing is known until the next `settle`; or their history end, of
+        which clients may be told until the next fault strikes.
+        """
         self.forgiven |= {*loses}
-        self.excused |= {*resets}
+        self.excused = frozenset(resets)
 
     def settle(self) -> None:
         """Every observer has been settled: begin anew. A delete in doubt may still be made."""
-        self.forgiven = self.excused = frozenset()
+        self.forgiven = frozenset()
         self._acked.clear()
         waiting = {
             of: [each for each in numbers if each > self._done.get(of, 0)] for of, numbers in self._deletes.items()

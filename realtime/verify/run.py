@@ -138,7 +138,7 @@ class Run:
         done.takeover = max(takeovers, default=None)
         self._settle(done.healed)
         await self._watch.look()
-        self._report.violations += [*self._died(), *grown, *_late(fault, done)]
+        self._report.violations += [*self._died(), *await self._unready(), *grown, *_late(fault, done)]
         done.violations = len(self._report.violations) - before
         self._report.rounds.append(done)
         self._say(f"{self._elapsed():6.0f} s  … {_outcome(done)}")
@@ -149,6 +149,14 @@ class Run:
             self._stage.check()
         except StartError as error:
             yield Violation("I6", str(error))
+
+    async def _unready(self) -> list[Violation]:
+        """Also feeds that clients see nothing of at present have begun: one that does so later resets them then."""
+        try:
+            await self._stage.ready()
+        except StartError as error:
+            return [Violation("I4", str(error))]
+        return []
 
     async def _strike(self, fault: Fault, writing: bool) -> str:
         """Why there was nothing to strike; empty where it struck."""

@@ -40,12 +40,16 @@ async def test_a_read_that_is_given_up_at_any_moment_leaves_the_pool_whole_and_s
         await drop(servers, urls)
 
 
+@pytest.mark.parametrize("half", ["transaction", "statement"])
 async def test_what_was_given_up_behind_a_silent_connection_does_not_keep_its_locks(
-    servers: Embedded, monkeypatch: pytest.MonkeyPatch
+    servers: Embedded, half: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a black hole leaves it: the server has heard of half a statement, and never hears of its end."""
+    """As a black hole leaves it: the server has heard of half a transaction, or of half a statement, and never hears of
+    its end.
+    """
     monkeypatch.setitem(pgpool._SETTINGS, "statement_timeout", "1s")
     monkeypatch.setitem(pgpool._SETTINGS, "idle_in_transaction_session_timeout", "1s")
+    monkeypatch.setitem(pgpool._FROM_17, "transaction_timeout", "2s")
     urls = await fresh(servers)
     upstream, url = behind_proxy("postgres", urls["postgres"])
     admin = await asyncpg.connect(urls["postgres"])
@@ -57,7 +61,10 @@ async def test_what_was_given_up_behind_a_silent_connection_does_not_keep_its_lo
 
             async def cut_off() -> None:
                 async with pool.connection() as connection:
-                    await connection.execute("BEGIN; LOCK TABLE locked")
+                    if half == "transaction":
+                        await connection.execute("BEGIN; LOCK TABLE locked")
+                    else:
+                        await connection.prepare("SELECT FROM locked")  # what asyncpg does first with each statement
                     proxy.mode = "blackhole"
                     await connection.execute("SELECT 1", timeout=0.1)
 
@@ -68,6 +75,17 @@ async def test_what_was_given_up_behind_a_silent_connection_does_not_keep_its_lo
     finally:
         await admin.close()
         await drop(servers, urls)
+
+
+async def test_a_server_that_does_not_know_a_newer_setting(servers: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pgpool._FROM_17, "realtime_of_a_later_version", "1s")
+    pool = pgpool.Pool(servers.urls["postgres"], "postgres")
+    await pool.open()
+    async with pool.connection() as one, pool.connection() as other:
+        for connection in (one, other):
+            assert await connection.fetchval("SHOW transaction_timeout") == "0"
+            assert await connection.fetchval("SHOW statement_timeout") == "7s"
+    await pool.close()
 
 
 async def test_a_standby_is_a_store_that_is_down_until_it_is_promoted() -> None:

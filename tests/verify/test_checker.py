@@ -207,7 +207,7 @@ def test_i5_reset_though_nothing_has_ended_the_history() -> None:
     assert "the history of redis" in pair.violations[0].text
 
 
-def test_a_fault_may_end_a_history_until_all_is_settled() -> None:
+def test_a_fault_may_end_a_history_until_the_next_one_strikes() -> None:
     pair = Pair()
     pair.subscribed("v1.e.7")
     pair.journal.strike((), ["redis"])
@@ -216,6 +216,9 @@ def test_a_fault_may_end_a_history_until_all_is_settled() -> None:
     assert pair.broken == []
     pair.journal.settle()
     pair.refused("v1.h.0", "epoch")
+    assert pair.broken == []
+    pair.journal.strike((), ["postgres"])
+    pair.refused("v1.i.0", "epoch")
     assert pair.broken == ["I3"]
 
 
