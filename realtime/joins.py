@@ -6,8 +6,8 @@ anything is read, so that what is read may be ahead of it but never behind.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from .brokers.base import Broker
 from .channels import Channel, Channels
@@ -22,17 +22,24 @@ from .subscription import Subscription
 MAX_HISTORY = 1 << 23  # bytes of events in one answer; the items are less
 
 
-class History(NamedTuple):
-    """What came after an offset, or why that cannot be known."""
+class History:
+    """What came after an offset, or why that cannot be known; for all who ask at once."""
 
-    after: int
-    events: Sequence[Placed] = ()
-    lost: CursorLost | None = None
+    def __init__(self, after: int, events: Sequence[Placed] = (), lost: CursorLost | None = None) -> None:
+        self.after, self.events, self.lost = after, events, lost
+        self._by_key: dict[str, list[Placed]] = defaultdict(list)
+        for event in events:
+            self._by_key[event.event.key].append(event)
 
     @property
     def newest(self) -> int:
         """The offset up to which this is all."""
         return self.events[-1].cursor.offset if self.events else self.after
+
+    def since(self, offset: int, key: str | None) -> list[Placed]:
+        """Of a key, or of all; it costs by what it gives."""
+        events = self.events if key is None else self._by_key.get(key, ())
+        return [event for event in events if event.cursor.offset > offset]
 
 
 class Joins:
@@ -66,7 +73,7 @@ class Joins:
         return True
 
     async def _resume(self, subscription: Subscription, channel: Channel, cursor: Cursor) -> bool:
-        history = [event for event in await self._since(channel, cursor) if subscription.wants(event)]
+        history = await self._since(channel, cursor, subscription.key)
         if sum(len(event.json) for event in history) > MAX_HISTORY:
             raise CursorLost("trimmed")  # too much for one answer, also the next time: the items are less
         if subscription.stale:
@@ -74,7 +81,7 @@ class Joins:
         subscription.resume(cursor, history)
         return True
 
-    async def _since(self, channel: Channel, cursor: Cursor) -> Sequence[Placed]:
+    async def _since(self, channel: Channel, cursor: Cursor, key: str | None) -> Sequence[Placed]:
         """Every event after the cursor that a subscription which listens already will not be delivered."""
         position = channel.place
         if (cursor.epoch, cursor.offset) == (position.epoch, position.offset):
@@ -85,9 +92,9 @@ class Joins:
             await self._channels.repaired(channel)
             if cursor.epoch != channel.place.epoch:
                 raise CursorLost("epoch")
-        return history
+        return history.since(cursor.offset, key)
 
-    async def _after(self, name: str, cursor: Cursor) -> Sequence[Placed]:
+    async def _after(self, name: str, cursor: Cursor) -> History:
         """As the broker's history, read for all who ask at once. Where it does not go back to the first of them, it may
         to the others, who ask again without that one.
         """
@@ -96,7 +103,7 @@ class Joins:
             if history.lost is None:
                 if cursor.offset > history.newest:
                     raise CursorLost("future")
-                return [event for event in history.events if event.cursor.offset > cursor.offset]
+                return history
             if history.after == cursor.offset or history.lost.reason != "trimmed":
                 raise CursorLost(history.lost.reason)
 

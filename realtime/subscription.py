@@ -67,9 +67,6 @@ class Subscription:
             return own
         return own if own.offset > crowd.cursor.offset else crowd.cursor
 
-    def wants(self, event: Placed) -> bool:
-        return self.key is None or self.key == event.event.key
-
     def begin(self) -> None:
         """Start joining (again): from now on events wait in the line."""
         self.session.step_out()
