@@ -82,7 +82,11 @@ async def _narrow(address: str) -> socket.socket:
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)  # before it connects: it bounds the window
     narrow.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(narrow, (url.hostname, url.port))
+    try:
+        await asyncio.get_running_loop().sock_connect(narrow, (url.hostname, url.port))
+    except BaseException:
+        narrow.close()
+        raise
     return narrow
 
 
