@@ -44,7 +44,7 @@ class Log:
         place = self._places[channel] = Cursor(before.epoch, before.offset + 1)
         self._version += 1
         now = int(time.time()) + 0.5  # always as many digits
-        bare = Change(split_channel(channel)[1], key, "put", Raw(b'""'), f"z{self._version:06}", now)
+        bare = Change(split_channel(channel)[1], key, "put", Raw(b'""'), f"z{self._version:09}", now)
         pad = size - len(opening(channel, bare)) - len(closing(place.epoch, place.offset))
         return replace(bare, value=Raw(b'"%s"' % (b"x" * pad)))
 
