@@ -122,12 +122,7 @@ class Watch:
 
     async def before(self) -> None:
         """Count what the nodes are about, before there is any client."""
-        self._tasks_before = await self._tasks()
-
-    async def _tasks(self) -> int:
-        """Of all nodes together, as the feeds may move from one to another."""
-        numbers = [await self._numbers(address) for _, address in self._processes()]
-        return sum(n for each in numbers for of, n in each.items() if _name(of) == "tasks")
+        self._tasks_before = sum([_tasks(await self._numbers(address)) for _, address in self._processes()])
 
     async def left_over(self) -> list[Violation]:
         """What the nodes still have when every client is gone."""
@@ -164,13 +159,14 @@ class Watch:
             await asyncio.sleep(LOOK)
 
     async def _open(self) -> list[str]:
-        left = []
+        left, tasks = [], 0  # of all nodes together, as the feeds may move from one to another
         for node in self._stage.nodes:
             numbers = await self._numbers(node.address)
+            tasks += _tasks(numbers)
             if not numbers:
                 left.append(f"{node.name} does not say what it has")
             left += [f"{node.name} has {n:g} {_name(of)}" for of, n in numbers.items() if _name(of) in OPEN and n]
-        if (more := await self._tasks() - self._tasks_before) > SPARE:
+        if (more := tasks - self._tasks_before) > SPARE:
             left.append(f"the nodes have {more} tasks more than before")
         return left
 
@@ -215,3 +211,7 @@ def memory_of(pid: int) -> int:
 
 def _name(sample: str) -> str:
     return sample.partition(" ")[0].removeprefix("realtime_").removesuffix("_total")
+
+
+def _tasks(numbers: Numbers) -> int:
+    return sum(n for of, n in numbers.items() if _name(of) == "tasks")
