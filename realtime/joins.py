@@ -6,7 +6,7 @@ anything is read, so that what is read may be ahead of it but never behind.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
 from .brokers.base import Broker
@@ -20,13 +20,15 @@ from .stores.base import Snapshot
 from .subscription import Subscription
 
 MAX_HISTORY = 1 << 23  # bytes of events in one answer; the items are less
+MAX_KEPT = 1 << 22  # bytes of events in the histories that are kept for those who come next
 
 
 class History:
-    """What came after an offset, or why that cannot be known; for all who ask at once."""
+    """What came after an offset, or why that cannot be known; for all who ask at once. `size`: in bytes of events."""
 
     def __init__(self, after: int, events: Sequence[Placed] = (), lost: CursorLost | None = None) -> None:
         self.after, self.events, self.lost = after, events, lost
+        self.size = sum(event.size for event in events)
         self._by_key: dict[str, list[Placed]] = defaultdict(list)
         for event in events:
             self._by_key[event.event.key].append(event)
@@ -42,12 +44,44 @@ class History:
         return [event for event in events if event.cursor.offset > offset]
 
 
+class Kept:
+    """The histories that were read last, of at most `MAX_KEPT` bytes. One is as good as a new one until the channel has
+    passed it: what came after it has been delivered to whoever listens already. So a storm reads it once.
+    """
+
+    def __init__(self) -> None:
+        self._histories: OrderedDict[tuple[str, str], History] = OrderedDict()  # by channel and epoch, oldest first
+        self._size = 0
+
+    def get(self, channel: str, cursor: Cursor, position: Cursor) -> History | None:
+        """One that has all from the cursor to the position, at least."""
+        history = self._histories.get((channel, position.epoch))
+        if history is None:
+            return None
+        if history.newest < position.offset:
+            self._drop(channel, position.epoch)
+            return None
+        within = cursor.epoch == position.epoch and history.after <= cursor.offset <= history.newest
+        return history if within else None
+
+    def put(self, channel: str, epoch: str, history: History) -> None:
+        self._drop(channel, epoch)
+        self._histories[channel, epoch] = history
+        self._size += history.size
+        while self._size > MAX_KEPT:
+            self._drop(*next(iter(self._histories)))
+
+    def _drop(self, channel: str, epoch: str) -> None:
+        if (history := self._histories.pop((channel, epoch), None)) is not None:
+            self._size -= history.size
+
+
 class Joins:
     """`read` reads a snapshot. What many ask for at once is read once."""
 
     def __init__(self, broker: Broker, channels: Channels, metrics: Metrics, read: Read) -> None:
         self._broker, self._channels, self._metrics, self._read = broker, channels, metrics, read
-        self._snapshots, self._histories = Shared(self._snapshot), Shared(self._history)
+        self._snapshots, self._histories, self._kept = Shared(self._snapshot), Shared(self._history), Kept()
 
     async def join(self, subscription: Subscription, cursor: Cursor | None) -> None:
         reason = ""
@@ -66,10 +100,12 @@ class Joins:
                 return
 
     async def _show(self, subscription: Subscription, position: Cursor, reason: str) -> bool:
-        snapshot = await self._snapshots.read((subscription.channel, subscription.key), None)
+        key = subscription.key
+        snapshot = await self._snapshots.read((subscription.channel, key is None), key)
         if subscription.stale:
             return False
-        subscription.show(Cursor(position.epoch, position.offset, snapshot.fence), snapshot.items, reason)
+        cursor = Cursor(position.epoch, position.offset, snapshot.fence)
+        subscription.show(cursor, snapshot.of(key), reason)
         return True
 
     async def _resume(self, subscription: Subscription, channel: Channel, cursor: Cursor) -> bool:
@@ -86,7 +122,7 @@ class Joins:
         position = channel.place
         if (cursor.epoch, cursor.offset) == (position.epoch, position.offset):
             return ()
-        history = await self._after(channel.name, cursor)
+        history = self._kept.get(channel.name, cursor, position) or await self._after(channel.name, cursor)
         if cursor.epoch != channel.place.epoch:
             # The log knows the cursor, but this node follows an epoch that has ended, unheard of as yet.
             await self._channels.repaired(channel)
@@ -111,10 +147,14 @@ class Joins:
         name, epoch = of
         after = min(offsets)
         try:
-            return History(after, await self._broker.history(name, Cursor(epoch, after)))
+            history = History(after, await self._broker.history(name, Cursor(epoch, after)))
         except CursorLost as lost:
             return History(after, lost=lost)
+        if history.events:
+            self._kept.put(name, epoch, history)
+        return history
 
-    async def _snapshot(self, of: tuple[str, str | None], _: Sequence[None]) -> Snapshot:
-        name, key = of
-        return await self._read(name, None if key is None else [key])
+    async def _snapshot(self, of: tuple[str, bool], keys: Sequence[str | None]) -> Snapshot:
+        """Of all keys, or of those that were asked for."""
+        name, every = of
+        return await self._read(name, None if every else sorted({key for key in keys if key is not None}))

@@ -90,6 +90,4 @@ def _give(snapshot: Snapshot, position: Cursor, subscriptions: Sequence[Subscrip
     cursor = Cursor(position.epoch, position.offset, snapshot.fence)
     for subscription in subscriptions:
         if subscription.held:
-            key, items = subscription.key, snapshot.items
-            mine = items if key is None else {key: items[key]} if key in items else {}
-            subscription.reset(cursor, mine, reason)
+            subscription.reset(cursor, snapshot.of(subscription.key), reason)

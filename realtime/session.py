@@ -149,10 +149,11 @@ class Session:
         if waiting.events > self._limit:
             waiting.conflate()
         # One event larger than the limit is still sent; what comes behind it has to wait for the client to come back.
+        wake = self._wake
         if waiting.answers > MAX_ANSWERS or (waiting.events > self._limit and len(waiting) > 1):
             self.overflown = True
             self.close()
-        self._wake()
+        wake()
 
     # sending --------------------------------------------------------------------------------------------------------
 
@@ -186,9 +187,10 @@ class Session:
             subscription.leave()
 
     def close(self) -> None:
-        """Send nothing any more, keep nothing."""
+        """Send nothing any more, keep nothing, not even the transport, so that nobody has to look for a circle."""
         self.closed = True
         self.step_out()
+        self.way, self._wake = None, _nobody
         for pace in self._paces.values():
             pace.close()
         self._waiting.clear()
@@ -210,6 +212,10 @@ class Session:
         """How many events newer ones took the place of since this was asked last."""
         spared, self._waiting.conflated = self._waiting.conflated, 0
         return spared
+
+
+def _nobody() -> None:
+    pass
 
 
 def _size(items: Mapping[str, Raw]) -> int:

@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from msgspec import Raw
 
+from realtime import joins
 from realtime.brokers.memory import MemoryBroker
 from realtime.protocol import Cursor, Event, Placed, Subscribe, Subscribed, decode_message, encode
 from realtime.session import Session
+from realtime.stores.base import Snapshot
+from realtime.stores.memory import MemoryStore
 from tests.test_schedules import CHANNEL, Cluster
 from tests.wait import until
 
@@ -91,3 +95,62 @@ async def test_another_epoch_is_asked_for_once() -> None:
         await written(cluster, 3)
         assert await resumed(cluster, ["v1.gone.1", "v1.gone.2", "v1.gone.3"]) == ["epoch"] * 3
         assert broker.read == [1]
+
+
+async def test_a_history_serves_until_the_channel_has_passed_it() -> None:
+    broker = Histories()
+    async with Cluster(brokers=[broker]) as cluster:
+        epoch = await written(cluster, 6)
+        assert await resumed(cluster, [f"v1.{epoch}.2"]) == [[3, 4, 5, 6]]
+        assert await resumed(cluster, [f"v1.{epoch}.4", f"v1.{epoch}.2"]) == [[5, 6], [3, 4, 5, 6]]
+        assert broker.read == [2]
+        assert await resumed(cluster, [f"v1.{epoch}.1"]) == [[2, 3, 4, 5, 6]]  # which it does not go back to
+        assert broker.read == [2, 1]
+        await cluster.write("a")
+        await until(lambda: cluster._passed(cluster.nodes[0]))
+        assert await resumed(cluster, [f"v1.{epoch}.4"]) == [[5, 6, 7]]
+        assert broker.read == [2, 1, 4]
+
+
+async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Histories()
+    async with Cluster(brokers=[broker]) as cluster:
+        epoch = await written(cluster, 6)
+        monkeypatch.setattr(joins, "MAX_KEPT", sum(event.size for event in list(cluster.wire.log(CHANNEL).events)[-2:]))
+        for _ in range(2):
+            assert await resumed(cluster, [f"v1.{epoch}.3"]) == [[4, 5, 6]]
+        for _ in range(2):
+            assert await resumed(cluster, [f"v1.{epoch}.4"]) == [[5, 6]]
+        assert broker.read == [3, 3, 4]
+
+
+class Readings(MemoryStore):
+    """Writes down which keys were read."""
+
+    def __init__(self) -> None:
+        super().__init__("memory")
+        self.read: list[Sequence[str] | None] = []
+
+    async def snapshot(
+        self, collection: str, keys: Sequence[str] | None = None, *, after: str | None = None, limit: int | None = None
+    ) -> Snapshot:
+        self.read.append(keys)
+        await asyncio.sleep(0)
+        return await super().snapshot(collection, keys, after=after, limit=limit)
+
+
+async def test_keys_of_one_channel_are_read_together() -> None:
+    store = Readings()
+    async with Cluster(store=store) as cluster:
+        await written(cluster, 2)
+        node, keys = cluster.nodes[0], ["b", "none", "a", "b"]
+        await node.subscribe(Session(lambda: None), Subscribe(0, CHANNEL))
+        sessions = [Session(lambda: None) for _ in keys]
+        store.read.clear()
+        await asyncio.gather(
+            *(node.subscribe(session, Subscribe(1, CHANNEL, key)) for session, key in zip(sessions, keys, strict=True))
+        )
+        messages = [message for session in sessions for message in session.take()]
+        shown = [dict(message.items or {}) for message in messages if isinstance(message, Subscribed)]
+        assert shown == [{"b": Raw(b"2")}, {}, {"a": Raw(b"1")}, {"b": Raw(b"2")}]
+        assert store.read == [["a", "b", "none"]]

@@ -48,6 +48,10 @@ class Conversation:
         """End a connection that takes too little, even while it blocks."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """The connection has gone."""
+        self.session.close()
+
     def count(self) -> None:
         """What a slow client is spared, or refused."""
         metrics = self._door.node.metrics
@@ -135,6 +139,7 @@ class Door:
             self._open.remove(conversation)
             self.node.metrics.connections.labels(conversation.transport).dec()
             self.node.release(conversation.session)
+            conversation.close()
         if not self._open:
             self._empty.set()
 

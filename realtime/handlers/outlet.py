@@ -75,6 +75,10 @@ class Outlet(Conversation):
     def abort(self) -> None:
         self._stream.close()
 
+    def close(self) -> None:
+        super().close()
+        self._straight.close()
+
     def _relieved(self) -> None:
         self.answered = True  # slow as it is, it is there
         self.session.flow()

@@ -39,7 +39,8 @@ class Straight:
 
     def __init__(self, stream: IOStream, relieved: Callable[[], None]) -> None:
         self.held = False  # the stream has bytes of ours that the kernel had no room for: give it no more
-        self._stream, self._relieved = stream, relieved
+        self._stream = stream
+        self._relieved: Callable[[], None] | None = relieved
         self._buffer = stream._write_buffer  # the same one until the stream is closed, which empties it
         self._send = stream.socket.send if type(stream) is IOStream else None
 
@@ -70,7 +71,11 @@ class Straight:
         written.add_done_callback(self._written)
         return False
 
+    def close(self) -> None:
+        """Call nobody any more."""
+        self._relieved = None
+
     def _written(self, written: asyncio.Future[None]) -> None:
         self.held = False
-        if not written.cancelled() and written.exception() is None:
+        if not written.cancelled() and written.exception() is None and self._relieved is not None:
             self._relieved()

@@ -63,7 +63,6 @@ class LiveSocket(WebSocketHandler, Handler):
 
     def on_close(self) -> None:
         if self.outlet is not None:
-            self.session.close()
             self.door.heart.remove(self.outlet)
             self.door.leave(self.outlet)
             self.outlet = None

@@ -32,6 +32,10 @@ class Snapshot(Struct):
     fence: str = ""
     next: str | None = None
 
+    def of(self, key: str | None) -> Mapping[str, Raw]:
+        """What of it one selector is shown: a key, or all."""
+        return self.items if key is None else {key: self.items[key]} if key in self.items else {}
+
 
 class Written(Struct):
     """The answer to a write: the key (a POST may have made it), the version (rule 2), and the value as it is now."""
