@@ -18,7 +18,9 @@ from msgspec import Struct, field
 from .errors import ConfigError
 
 PREFIX = "REALTIME_"
-SECRETS = ("database_url", "redis_url", "mongodb_uri")  # may also be given as the name of a file: <NAME>_FILE
+# May also be given as the name of a file: <NAME>_FILE
+SECRETS = (("database_url",), ("redis_url",), ("mongodb_uri",), ("auth", "cookie_secrets"), ("auth", "jwt", "key"))
+LISTS = (("tables",), ("auth", "cookie_secrets"), ("auth", "jwt", "algorithms"))
 
 
 class Place(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +61,30 @@ class History(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"events and seconds must be at least 1 (got {self.events} and {self.seconds})")
 
 
+class Jwt(Struct, frozen=True, forbid_unknown_fields=True):
+    """Tokens of an outside issuer (RFC 7519): of one family of algorithms, by a key or by a set of keys (JWKS)."""
+
+    key: str | None = None  # a shared secret, or a public key in PEM
+    jwks: str | None = None  # a file, or a fixed URL
+    algorithms: tuple[str, ...] = ()
+    audience: str | None = None
+    issuer: str | None = None
+    roles: str = "roles"  # the claim with the roles
+
+
+class Auth(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may; without it the service is open, and bound to loopback."""
+
+    on: bool = False
+    rules: str | None = None  # a file; None: the role `admin` may all
+    cookie_secrets: tuple[str, ...] = ()  # the newest last, which signs; none: made once and kept in PostgreSQL
+    jwt: Jwt = field(default_factory=Jwt)
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one client, user or address may ask for. docs/security.md has the table."""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8888
@@ -72,6 +98,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     weather: Weather = field(default_factory=Weather)
     history: History = field(default_factory=History)
     drain: float = 6.0  # seconds for clients to leave at a stop
+    auth: Auth = field(default_factory=Auth)
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -120,8 +148,12 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str], file: Path
 
 def names() -> list[str]:
     """Every environment variable that is read."""
-    own = [PREFIX + "__".join(path).upper() for path in _fields(Config)]
-    return [*own, *(f"{PREFIX}{name.upper()}_FILE" for name in SECRETS), f"{PREFIX}CONFIG", *ALIASES, *PAIR]
+    own = [_variable(path) for path in _fields(Config)]
+    return [*own, *(f"{_variable(path)}_FILE" for path in SECRETS), f"{PREFIX}CONFIG", *ALIASES, *PAIR]
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return PREFIX + "__".join(path).upper()
 
 
 def _file_of(environment: Mapping[str, str]) -> Path | None:
@@ -151,17 +183,17 @@ def _settings(environment: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...],
         if alias in environment:
             yield path, alias, environment[alias]
     for path in _fields(Config):
-        name = PREFIX + "__".join(path).upper()
-        if path[0] in SECRETS and f"{name}_FILE" in environment:
-            yield path, f"{name}_FILE", _secret(environment[f"{name}_FILE"])
+        name = _variable(path)
+        if path in SECRETS and f"{name}_FILE" in environment:
+            yield path, f"{name}_FILE", _value(_secret(environment[f"{name}_FILE"]), path)
         if name in environment:
             yield path, name, _value(environment[name], path)
 
 
 def _value(text: str, path: tuple[str, ...]) -> object:
-    """Lists come as JSON, or as words with commas between them."""
-    if path == ("tables",):
-        return [word.strip() for word in text.split(",") if word.strip()]
+    """Lists come as JSON, or as words with commas or lines between them."""
+    if path in LISTS:
+        return [word.strip() for word in text.replace("\n", ",").split(",") if word.strip()]
     if path == ("weather", "places"):
         try:
             return msgspec.json.decode(text)

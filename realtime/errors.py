@@ -47,6 +47,20 @@ class BadCursor(ProtocolError):
     hint = "send the cursor exactly as it was received, or none for a fresh snapshot"
 
 
+class Unauthorized(RealtimeError):
+    """Nobody said who they are, or what they said it with does not hold (any more)."""
+
+    code, status, close = "unauthorized", 401, 4401
+    hint = "sign in, or send a token: `Authorization: Bearer …`"
+
+
+class Forbidden(RealtimeError):
+    """We know who asks, and they may not; whether what they asked for exists is not told."""
+
+    code, status = "forbidden", 403
+    hint = "ask whoever keeps the rules for the right"
+
+
 class UnknownChannel(RealtimeError):
     """There is no such store, or the store has no such collection."""
 
@@ -101,9 +115,10 @@ class Unsupported(RealtimeError):
 
 
 class TooMany(RealtimeError):
-    """More subscriptions than one connection may hold."""
+    """More of something than one connection, user or address may have. `retry_after` is in seconds."""
 
     code, status = "too_many", 429
+    retry_after: ClassVar[int] = 2
 
 
 class TooSlow(RealtimeError):

@@ -15,7 +15,7 @@ FLOORS = [
     {"errors"},
     {"config", "metrics", "logs", "frames"},
     {"protocol"},
-    {"audience", "pace", "waiting", "places", "replica", "shared", "tasks"},
+    {"audience", "pace", "waiting", "places", "replica", "rights", "shared", "tasks"},
     {"session"},
     {"subscription"},
     {"hub", "redis_pubsub"},
@@ -32,7 +32,7 @@ FLOORS = [
     {"__main__"},
 ]
 PURE = {"errors", "config", "frames", "protocol", "audience", "pace", "waiting", "places", "replica", "session"}
-PURE |= {"subscription", "hub", "stores.pgoutput", "stores.pgtypes"}
+PURE |= {"rights", "subscription", "hub", "stores.pgoutput", "stores.pgtypes"}
 IMPURE = {"asyncio", "time", "tornado", "redis", "asyncpg", "psycopg", "motor", "pymongo", "socket", "threading"}
 
 
