@@ -19,6 +19,7 @@ from .hub import Hub
 from .metrics import Metrics
 from .protocol import Cursor, Placed
 from .resets import Drop, Read, Resets
+from .subscription import Subscription
 from .tasks import Tasks, delays
 
 log = logging.getLogger("realtime.channels")
@@ -148,6 +149,11 @@ class Channels:
         channel.position, channel.version = event.cursor, event.event.version
         self._metrics.deliveries.inc(self._hub.deliver(channel.name, event))
         self._heard(event)
+
+    def show(self, subscription: Subscription, reason: str) -> None:
+        """It sees something else from now on: show it the state anew."""
+        if (channel := self._channels.get(subscription.channel)) is not None:
+            self._resets.show(channel.name, lambda: channel.place, [subscription], reason)
 
     # repairing ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Who listens to what on this node, and the delivery of an event to them.
 
-One map, by channel and selector, changed in `add` and `remove` alone. An event costs by its listeners, not by those of
-other keys and channels.
+One map, by channel, view and selector, changed in `add` and `remove` alone. An event costs by its listeners, not by
+those of other keys and channels; what a view hides of it is taken out once for all who have that view.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from collections.abc import Iterator
 
 from .audience import Audience
 from .protocol import Placed
+from .rights import View
 from .subscription import Subscription
+
+Selectors = dict[str | None, Audience[Subscription]]  # None is the selector of those who listen to every key
+
+
+_NOBODY: dict[View | None, Selectors] = {}
 
 
 class Hub:
     def __init__(self) -> None:
-        # None is the selector of those who listen to every key
-        self._channels: dict[str, dict[str | None, Audience[Subscription]]] = {}
+        self._channels: dict[str, dict[View | None, Selectors]] = {}  # None is the view of those who see all
 
     def add(self, subscription: Subscription) -> None:
-        selectors = self._channels.setdefault(subscription.channel, {})
+        selectors = self._channels.setdefault(subscription.channel, {}).setdefault(subscription.view, {})
         audience = selectors.get(subscription.key)
         if audience is None:
             audience = selectors[subscription.key] = Audience()
@@ -35,22 +40,27 @@ class Hub:
         subscription.audience = None
         audience.remove(subscription)
         if not audience:
-            selectors = self._channels[subscription.channel]
+            views = self._channels[subscription.channel]
+            selectors = views[subscription.view]
             del selectors[subscription.key]
             if not selectors:
+                del views[subscription.view]
+            if not views:
                 del self._channels[subscription.channel]
 
     def deliver(self, channel: str, event: Placed) -> int:
         """Pass an event to all who listen; returns to how many."""
-        selectors = self._channels.get(channel)
-        if selectors is None:
-            return 0
-        audiences = selectors.get(None), selectors.get(event.event.key)
-        return sum(audience.deliver(event) for audience in audiences if audience is not None)
+        delivered = 0
+        for view, selectors in self._channels.get(channel, _NOBODY).items():
+            audiences = [each for key in (None, event.event.key) if (each := selectors.get(key)) is not None]
+            if audiences and (seen := event if view is None else view.event(event)) is not None:
+                delivered += sum(audience.deliver(seen) for audience in audiences)
+        return delivered
 
     def listeners(self, channel: str) -> Iterator[Subscription]:
-        for audience in self._channels.get(channel, {}).values():
-            yield from audience
+        for selectors in self._channels.get(channel, _NOBODY).values():
+            for audience in selectors.values():
+                yield from audience
 
     def listening(self, channel: str) -> bool:
         return channel in self._channels

@@ -14,11 +14,13 @@ from msgspec import Raw, Struct
 
 from .brokers.base import Broker
 from .channels import Channels
-from .errors import BrokerDown, NotFound, ProtocolError, TooLarge, UnknownChannel
+from .errors import BrokerDown, Forbidden, ProtocolError, TooLarge, Unauthorized, UnknownChannel
 from .hub import Hub
+from .items import Items
 from .joins import Joins
 from .metrics import Metrics
-from .protocol import Condition, Cursor, Placed, Source, Subscribe, split_channel
+from .protocol import Cursor, Placed, Source, Subscribe, split_channel
+from .rights import Rights
 from .session import Session
 from .sources import Sources
 from .stores.base import Snapshot, Spoken, Store, Written
@@ -38,6 +40,7 @@ class Node:
     def __init__(self, name: str, broker: Broker, stores: Sequence[Store], metrics: Metrics) -> None:
         self.name, self.metrics = name, metrics
         self.stores: Mapping[str, Store] = {store.name: store for store in stores}
+        self.items = Items(self._store_of)
         self.sources = Sources(stores, metrics, self._tell)
         self._broker, self._hub = broker, Hub()
         self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard, self.unsubscribe)
@@ -58,6 +61,8 @@ class Node:
 
     async def subscribe(self, session: Session, request: Subscribe) -> Subscription:
         """Answer with `subscribed`, then events. Leaves no trace when it raises (RealtimeError) or is cancelled."""
+        split_channel(request.channel)
+        session.rights.view(request.channel, request.key)  # before it shows whether there is such a channel
         store, _ = self._store_of(request.channel)
         cursor = Cursor.parse(request.cursor) if request.cursor else None
         subscription = self._listen(session, request)
@@ -76,6 +81,21 @@ class Node:
             self.metrics.subscriptions.dec()
             self._hub.remove(subscription)
             self._channels.left(subscription.channel)
+
+    def review(self, session: Session) -> None:
+        """Its rights have changed: what it may not see any more ends; what it sees otherwise now, it is shown anew."""
+        for subscription in list(session.subscriptions.values()):
+            try:
+                view = session.rights.view(subscription.channel, subscription.key)
+            except (Forbidden, Unauthorized):
+                self.unsubscribe(subscription)
+                session.send(subscription.gone())
+                continue
+            if view != subscription.view:
+                self._hub.remove(subscription)
+                subscription.view = view
+                self._hub.add(subscription)
+                self._channels.show(subscription, "rights")
 
     def release(self, session: Session) -> None:
         """The session ends: forget all of it."""
@@ -119,13 +139,10 @@ class Node:
 
     # reading and writing --------------------------------------------------------------------------------------------
 
-    async def read(self, name: str, key: str) -> Item:
+    async def read(self, rights: Rights, name: str, key: str) -> Item:
         """One value. Raises NotFound."""
-        store, collection = self._store_of(name)
-        position = await self._place(name)
-        snapshot = await store.snapshot(collection, [key])
-        if key not in snapshot.items:
-            raise NotFound(f"no key {key!r} in {name}")
+        position = await self._place(rights, name, key)
+        snapshot = await self.items.read(rights, name, key)
         return Item(snapshot.items[key], _fenced(position, snapshot.fence))
 
     def sentence(self, name: str, value: Raw) -> str:
@@ -135,30 +152,18 @@ class Node:
             raise ProtocolError(f"{store.name} has no text form", hint="leave ?format=text out")
         return store.sentence(value)
 
-    async def page(self, name: str, after: str | None, limit: int) -> tuple[Snapshot, Cursor | None]:
+    async def page(self, rights: Rights, name: str, after: str | None, limit: int) -> tuple[Snapshot, Cursor | None]:
         """Up to `limit` items after a key; a cursor only where they are the whole collection."""
-        store, collection = self._store_of(name)
-        position = await self._place(name)
-        snapshot = await store.snapshot(collection, after=after, limit=limit)
+        position = await self._place(rights, name)
+        snapshot = await self.items.page(rights, name, after, limit)
         whole = after is None and snapshot.next is None
         return snapshot, _fenced(position, snapshot.fence) if whole else None
 
-    async def put(self, name: str, key: str | None, value: Raw, condition: Condition) -> Written:
-        store, collection = self._store_of(name)
-        return await store.put(collection, key, value, condition)
-
-    async def patch(self, name: str, key: str, value: Raw, condition: Condition) -> Written:
-        store, collection = self._store_of(name)
-        return await store.patch(collection, key, value, condition)
-
-    async def delete(self, name: str, key: str, condition: Condition) -> Written:
-        store, collection = self._store_of(name)
-        return await store.delete(collection, key, condition)
-
     async def heard(
-        self, name: str, key: str | None, write: Callable[[], Awaitable[Written]]
+        self, rights: Rights, name: str, key: str | None, write: Callable[[], Awaitable[Written]]
     ) -> tuple[Written, Placed | None]:
         """Write, and wait until its event is in the log: the event, or None where none comes or it takes too long."""
+        rights.write(name, key)
         async with self._listening(name, key) as (session, woken):
             written = await write()
             if not written.version:
@@ -186,7 +191,11 @@ class Node:
         finally:
             self.release(session)
 
-    async def _place(self, name: str) -> Cursor | None:
+    async def _place(self, rights: Rights, name: str, key: str | None = None) -> Cursor | None:
+        """Where the channel is, for who may read it."""
+        split_channel(name)
+        rights.view(name, key)
+        self._store_of(name)
         channel = self._channels.get(name)
         if channel is not None and channel.position is not None:
             return channel.position

@@ -123,10 +123,11 @@ class Placed:
     One object serves every session of the node, so it is encoded and framed once for each codec however many listen.
     """
 
-    __slots__ = ("_binary", "_msgpack", "_sse", "_text", "cursor", "event", "json", "size")
+    __slots__ = ("_binary", "_msgpack", "_sse", "_text", "cursor", "event", "json", "size", "whole")
 
-    def __init__(self, json: bytes, event: Event, cursor: Cursor) -> None:
-        self.json, self.event, self.cursor = json, event, cursor
+    def __init__(self, json: bytes, event: Event, cursor: Cursor, whole: Placed | None = None) -> None:
+        """`whole`: what this shows a part of."""
+        self.json, self.event, self.cursor, self.whole = json, event, cursor, whole
         self.size = len(json)
         self._msgpack: bytes | None = None
         self._text: bytes | None = None
@@ -138,6 +139,11 @@ class Placed:
         """From the text that the broker carries."""
         event = _decode_event(json)
         return cls(json, event, Cursor.parse(event.cursor))
+
+    def showing(self, value: Raw) -> Placed:
+        """The same event with another value, for those who do not see all of it."""
+        event = msgspec.structs.replace(self.event, value=value)
+        return Placed(msgspec.json.encode(event), event, self.cursor, self)
 
     def fenced(self, fence: str) -> Placed:
         """The same event with a fence in its cursor: a frame of its own, for one session."""
@@ -202,6 +208,26 @@ class Reset(Struct, tag="reset", tag_field="type", omit_defaults=True):
     more: bool = False
 
 
+class Leave(Struct, tag="leave", tag_field="type", omit_defaults=True):
+    """The client may not see this selection any more; what it knows of it is void, and the subscription has ended."""
+
+    channel: str
+    key: str | UnsetType = UNSET
+
+
+class Authenticated(Struct, tag="authenticated", tag_field="type"):
+    """The token holds; `expires` in seconds since 1970, null: never."""
+
+    user: str
+    expires: float | None
+
+
+class AuthExpiring(Struct, tag="auth_expiring", tag_field="type"):
+    """Send `auth` with a new token within so many seconds."""
+
+    seconds: int
+
+
 class Fresh(Struct, tag="cursor", tag_field="type", omit_defaults=True):
     """A newer cursor for a subscription to which nothing happened."""
 
@@ -233,7 +259,9 @@ class Failure(Struct, tag="error", tag_field="type", omit_defaults=True):
     hint: str = ""
 
 
-Message = Welcome | Subscribed | Reset | Fresh | Source | Unsubscribed | Pong | Failure
+Message = (
+    Welcome | Subscribed | Reset | Leave | Fresh | Source | Unsubscribed | Pong | Authenticated | AuthExpiring | Failure
+)
 Outgoing = Message | Placed
 ServerMessage = Message | Event  # what a client decodes
 
@@ -265,12 +293,18 @@ class Unsubscribe(Struct, tag="unsubscribe", tag_field="type"):
     id: int | str
 
 
+class Auth(Struct, tag="auth", tag_field="type"):
+    """Who speaks from now on, by a token."""
+
+    token: str
+
+
 class Ping(Struct, tag="ping", tag_field="type"):
     pass
 
 
-Request = Subscribe | Unsubscribe | Ping
-REQUESTS = ("subscribe", "unsubscribe", "ping")
+Request = Subscribe | Unsubscribe | Auth | Ping
+REQUESTS = ("subscribe", "unsubscribe", "auth", "ping")
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _server = msgspec.json.Decoder[ServerMessage](ServerMessage)
@@ -320,7 +354,7 @@ def decode_request(frame: bytes | str, codec: Codec) -> Request:
         request: Request = msgspec.convert(plain, Request)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"{kind}: {str(error)[:200]}", about=plain.get("id")) from None
-    if not isinstance(request, Ping) and len(str(request.id)) > MAX_ID:
+    if isinstance(request, Subscribe | Unsubscribe) and len(str(request.id)) > MAX_ID:
         raise ProtocolError(f"an id of more than {MAX_ID} characters: {_short(request.id)}")
     if isinstance(request, Subscribe):
         request.check()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, Raw
 
-from .protocol import Event, Fresh, Reset, ServerMessage, Subscribed
+from .protocol import Event, Fresh, Leave, Reset, ServerMessage, Subscribed
 
 
 class Replica:
@@ -27,13 +27,21 @@ class Replica:
                 return self._state(message)
             case Fresh() if self._mine(message):
                 self.cursor = message.cursor
+            case Leave() if self._mine(message):
+                return self._leave()
         return False
 
     def broken(self) -> None:
         """The connection is gone: parts of a snapshot that was not completed will not be."""
         self._parts = {}
 
-    def _mine(self, message: Subscribed | Reset | Fresh) -> bool:
+    def _leave(self) -> bool:
+        """It may not be seen any more."""
+        self.broken()
+        known, self.items, self.cursor = self.items, {}, None
+        return bool(known)
+
+    def _mine(self, message: Subscribed | Reset | Fresh | Leave) -> bool:
         key = None if message.key is UNSET else message.key
         return (message.channel, key) == (self.channel, self.key)
 

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from .errors import ConfigError, Forbidden, Unauthorized
-from .protocol import Event, Placed
+from .protocol import Placed
 
 Proof = Literal["nothing", "sign-in", "token", "jwt"]
 
@@ -102,6 +102,11 @@ class View(Struct, frozen=True):
         found = [grant.hide for grant in self.grants if any(matches(pattern, key) for pattern in grant.keys)]
         return frozenset.intersection(*found) if found else None
 
+    @property
+    def missing(self) -> frozenset[str]:
+        """The columns that it shows of no key."""
+        return frozenset.intersection(*(grant.hide for grant in self.grants))
+
     def items(self, items: Mapping[str, Raw]) -> Mapping[str, Raw]:
         seen = ((key, self.hidden(key), value) for key, value in items.items())
         return {key: masked(value, hidden) for key, hidden, value in seen if hidden is not None}
@@ -114,8 +119,7 @@ class View(Struct, frozen=True):
             return None
         if not hidden or not isinstance(event.value, Raw):
             return placed
-        seen: Event = msgspec.structs.replace(event, value=masked(event.value, hidden))
-        return Placed(msgspec.json.encode(seen), seen, placed.cursor)
+        return placed.showing(masked(event.value, hidden))
 
 
 class Rights:
@@ -131,13 +135,15 @@ class Rights:
 
     def view(self, channel: str, key: str | None = None) -> View | None:
         """What is seen of a channel, or of a key of it; None: all. Raises Unauthorized or Forbidden."""
-        grants = tuple(
+        grants = [
             Grant(self._keys(rule), frozenset(rule.hide))
             for rule in self._of(channel, "read")
             if key is None or self._has(rule, key)
-        )
+        ]
         if not grants:
             raise self._refusal(f"read {channel}" if key is None else f"read {key!r} of {channel}")
+        if key is not None:  # so that those who may see it differ in the columns alone
+            grants = [Grant(("*",), frozenset.intersection(*(grant.hide for grant in grants)))]
         whole = any("*" in grant.keys and not grant.hide for grant in grants)
         return None if whole else View(tuple(dict.fromkeys(grants)))
 
@@ -189,7 +195,7 @@ class Everything(Rights):
         return True
 
 
-EVERYTHING = Everything()
+EVERYTHING, DENIED = Everything(), Rights(Rules())
 
 
 @lru_cache(maxsize=4096)

@@ -14,6 +14,7 @@ from .audience import Way
 from .errors import ProtocolError, TooMany
 from .pace import Later, Pace
 from .protocol import Message, Mode, Outgoing, Placed, Reset, Subscribed, encode
+from .rights import EVERYTHING, Rights
 from .waiting import Entry, Waiting
 
 MAX_PENDING = 1 << 20  # bytes of events that may wait for a session; beyond it it has to come back
@@ -56,6 +57,7 @@ class Session:
         "_wake",
         "closed",
         "overflown",
+        "rights",
         "subscriptions",
         "way",
     )
@@ -67,12 +69,13 @@ class Session:
         limit: int = MAX_PENDING,
         way: Way | None = None,
         later: Later | None = None,
+        rights: Rights = EVERYTHING,
     ) -> None:
         """`later`: without it all come as fast as they do."""
         self.subscriptions: dict[int | str, Any] = {}  # Subscription, which is above us
         self.overflown = False  # too slow even when conflated: the transport closes with TooSlow
         self.closed = False  # nothing is to be sent any more
-        self.way = way
+        self.way, self.rights = way, rights
         self._wake, self._limit, self._later = wake, limit, later
         self._paces: dict[str, Pace] = {}  # by channel
         self._in_crowd: Subscribing | None = None
@@ -122,6 +125,7 @@ class Session:
     def pass_on(self, event: Placed, own: Placed, mode: Mode, *, answer: bool = False) -> None:
         """Queue an event, once even if several selections want it; `own`: itself, or a frame of its own."""
         droppable = mode == "latest" and not answer
+        event = event.whole or event
         if event is self._last:
             if not droppable:
                 self._waiting.keep_last()

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from .audience import Audience, Crowd, Way
-from .protocol import Cursor, Fresh, Mode, Placed, Reset, Subscribe, Subscribed, beyond
+from .protocol import Cursor, Fresh, Leave, Mode, Placed, Reset, Subscribe, Subscribed, beyond
 from .session import Session
 
 MAX_LINE = 1 << 22  # bytes of events that may wait for one joining subscription; beyond it the join starts again
@@ -39,10 +39,12 @@ class Subscription:
         "plain",
         "session",
         "stale",
+        "view",
     )
 
     def __init__(self, session: Session, request: Subscribe, contains: Contains) -> None:
-        """Raises what `Session.add` raises."""
+        """Raises what `Session.add` raises, and Unauthorized or Forbidden."""
+        self.view = session.rights.view(request.channel, request.key)
         self.session, self.id, self.channel, self.key = session, request.id, request.channel, request.key
         self.mode: Mode = request.mode
         self.line: list[Placed] | None = []  # None once live
@@ -123,18 +125,24 @@ class Subscription:
 
     def show(self, cursor: Cursor, items: Mapping[str, Raw], reason: str = "") -> None:
         """Answer the subscribe with a snapshot, then go live with what waits in the line."""
-        for part, more in _parts(items):
+        if not self.held:  # its rights were taken away meanwhile
+            return
+        for part, more in _parts(self._seen(items)):
             self.session.answer(Subscribed(self.id, self.channel, str(cursor), part, self._selector(), more, reason))
         self._go_live(cursor, ())
 
     def resume(self, cursor: Cursor, history: Iterable[Placed]) -> None:
         """Answer the subscribe with what it wants of what came after its cursor, then go live."""
+        if not self.held:
+            return
         self.session.answer(Subscribed(self.id, self.channel, str(cursor), None, self._selector()))
-        self._go_live(cursor, history)
+        view = self.view
+        seen = history if view is None else filter(None, map(view.event, history))
+        self._go_live(cursor, seen)
 
     def reset(self, cursor: Cursor, items: Mapping[str, Raw], reason: str) -> None:
         """History broke while live: replace the state, then go live again."""
-        for part, more in _parts(items):
+        for part, more in _parts(self._seen(items)):
             self.session.answer(Reset(self.channel, str(cursor), part, reason, self._selector(), more))
         self._go_live(cursor, ())
 
@@ -150,6 +158,9 @@ class Subscription:
             self._cursor = Cursor(position.epoch, max(position.offset, self.cursor.offset), fence)
         return self.cursor
 
+    def gone(self) -> Leave:
+        return Leave(self.channel, self._selector())
+
     def fresh(self) -> Fresh:
         return Fresh(self.channel, str(self.cursor), self._selector())
 
@@ -161,6 +172,9 @@ class Subscription:
         for event in line:
             if event.cursor.epoch == cursor.epoch:
                 self._look(event, answer=True)
+
+    def _seen(self, items: Mapping[str, Raw]) -> Mapping[str, Raw]:
+        return items if self.view is None else self.view.items(items)
 
     def _selector(self) -> str | msgspec.UnsetType:
         return UNSET if self.key is None else self.key

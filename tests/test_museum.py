@@ -20,6 +20,7 @@ from realtime.feeds import Feed
 from realtime.metrics import Metrics
 from realtime.protocol import ANYHOW, Change, Placed
 from realtime.redis_pubsub import client
+from realtime.rights import EVERYTHING
 from realtime.stores.base import Batch, Lost
 from realtime.stores.memory import MemoryStore
 from realtime.stores.postgres import PostgresStore
@@ -155,7 +156,7 @@ async def test_a_node_that_is_cut_off_from_the_broker_says_so_and_heals(caplog: 
             async with watching(watcher):
                 await admin.config_set("client-output-buffer-limit", "pubsub 10000 0 0")
                 large = Raw(b'"%s"' % (b"x" * 100_000))
-                await service.node.put("memory/rooms", "attic", large, ANYHOW)
+                await service.node.items.put(EVERYTHING, "memory/rooms", "attic", large, ANYHOW)
                 await until(lambda: watcher.items.keys() == {"attic"})
                 assert (watcher.closed, watcher.observer.counts["reset"], watcher.wrong) == ([], 0, [])
             await until(lambda: metrics.broker_up._value.get() == 1)

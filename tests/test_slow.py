@@ -23,6 +23,7 @@ from realtime.config import Config
 from realtime.handlers.door import PORTION, Awaiting, Conversation
 from realtime.handlers.outlet import Outlet
 from realtime.protocol import ANYHOW, Mode, Pong
+from realtime.rights import EVERYTHING
 from realtime.session import MAX_PENDING
 from realtime.stores.memory import MemoryStore
 from tests.cluster import address
@@ -69,7 +70,7 @@ async def test_those_who_never_read_cost_little_stall_nobody_and_heal() -> None:
             for number in range(1, ROUNDS + 1):
                 for key in map(str, range(KEYS)):
                     value = b'{"n":%d,"pad":"%s"}' % (number, PAD.encode())
-                    await service.node.put(CHANNEL, key, Raw(value), ANYHOW)
+                    await service.node.items.put(EVERYTHING, CHANNEL, key, Raw(value), ANYHOW)
                 async with asyncio.timeout(2):
                     await until(lambda: quick.observer.counts["event"] == number * KEYS)  # noqa: B023
                 assert kept(service) < 2 * MAX_PENDING + 100_000  # waiting, and handed to the socket
@@ -100,7 +101,7 @@ async def test_a_stream_that_is_not_read_costs_little_and_heals(form: str) -> No
         for number in range(1, ROUNDS + 1):
             for key in map(str, range(KEYS)):
                 value = b'{"n":%d,"pad":"%s"}' % (number, PAD.encode())
-                await service.node.put(CHANNEL, key, Raw(value), ANYHOW)
+                await service.node.items.put(EVERYTHING, CHANNEL, key, Raw(value), ANYHOW)
             published = service.metrics.published.labels("memory")
             await until(lambda: published._value.get() == number * KEYS)  # noqa: B023
             behind = len(conversation.stream._write_buffer)
@@ -154,7 +155,7 @@ async def flood(service: Service, keys: int) -> dict[str, dict[str, object]]:
     for number in range(FLOOD):
         key, value = str(number % keys), {"n": number, "pad": "x" * 1000}
         items[key] = value
-        await service.node.put(CHANNEL, key, Raw(msgspec.json.encode(value)), ANYHOW)
+        await service.node.items.put(EVERYTHING, CHANNEL, key, Raw(msgspec.json.encode(value)), ANYHOW)
     return items
 
 

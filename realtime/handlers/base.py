@@ -14,8 +14,10 @@ from msgspec import Raw
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from ..errors import Conflict, NotFound, ProtocolError, RealtimeError, Unavailable, Unsupported
+from ..errors import Conflict, NotFound, ProtocolError, RealtimeError, Unauthorized, Unavailable, Unsupported
 from ..protocol import etag
+from ..rights import DENIED, NOBODY, Identity, Rights
+from .credentials import shown
 from .door import Door
 
 log = logging.getLogger("realtime.handlers")
@@ -27,8 +29,19 @@ MERGE_PATCH = "application/merge-patch+json"
 class Handler(RequestHandler):
     """`door` is all that a handler knows of the rest."""
 
+    identity: Identity = NOBODY
+    rights: Rights = DENIED  # until it is known who asks
+
     def initialize(self, door: Door) -> None:
         self.door, self.node = door, door.node
+
+    async def prepare(self) -> None:
+        """Who asks. Raises Unauthorized, Unavailable."""
+        await self.admit()
+
+    async def admit(self, *, ticket: bool = False) -> None:
+        self.identity = await self.door.gate.who(shown(self, ticket=ticket))
+        self.rights = self.door.gate.rights(self.identity)
 
     def set_default_headers(self) -> None:
         self.set_header("Cache-Control", "no-store")
@@ -91,6 +104,8 @@ class Handler(RequestHandler):
             self.tag(current)
         if isinstance(error, Unavailable):
             self.set_header("Retry-After", str(error.retry_after))
+        if isinstance(error, Unauthorized):
+            self.set_header("WWW-Authenticate", 'Bearer realm="realtime"')
         if isinstance(error, Unsupported):
             self.set_header("Accept-Patch", MERGE_PATCH)
         if error.status == 405:
@@ -129,5 +144,5 @@ class Handler(RequestHandler):
 class Missing(Handler):
     """Every path that no other handler has."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         raise NotFound(f"nothing at {self.request.path[:200]}", hint="docs/protocol.md lists what there is")

@@ -4,33 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from functools import partial
 
 from tornado.iostream import BaseIOStream
 
 from ..audience import Way
+from ..auth.gate import Gate, Open
 from ..errors import Draining
 from ..node import Node
+from ..rights import Identity
 from ..session import Session
 from ..tasks import Tasks
 from .heart import Heart
+from .reviews import Reviews
 from .turns import Turns
 
 log = logging.getLogger("realtime.handlers")
 
+WARNING = 30  # seconds before what somebody showed expires, in which they may show something newer
 PORTION = 1 << 17  # bytes that are handed to a connection at a time, about, where more waits
 
 
 class Conversation:
     """A session, and the transport that sends what waits in it."""
 
-    __slots__ = ("_door", "_slow", "session", "transport")
+    __slots__ = ("_door", "_end", "_slow", "_warning", "identity", "session", "transport")
 
-    def __init__(self, door: Door, transport: str, way: Way | None = None) -> None:
-        self.session = Session(self.wake, way=way, later=_later)
+    def __init__(self, door: Door, transport: str, identity: Identity, way: Way | None = None) -> None:
+        self.session = Session(self.wake, way=way, later=_later, rights=door.gate.rights(identity))
         self.transport = transport
+        self.identity = identity
         self._door = door
         self._slow = False  # more waited than may wait, and that was counted
+        self._warning: asyncio.TimerHandle | None = None
+        self._end: asyncio.TimerHandle | None = None
+
+    def admit(self, identity: Identity) -> None:
+        """Who speaks from now on, or what they may from now on."""
+        self.identity = identity
+        self.session.rights = self._door.gate.rights(identity)
+        self.limit()
+        self._door.node.review(self.session)
+
+    def limit(self) -> None:
+        """To the time that their sign-in or token holds."""
+        self._stop_clock()
+        if self.identity.expires is not None:
+            left = self.identity.expires - time.time()
+            self._warning = _later(max(left - WARNING, 0), partial(self.warn, max(min(round(left), WARNING), 0)))
+            self._end = _later(max(left, 0), partial(self.expel, "what you showed has expired"))
+
+    def warn(self, seconds: int) -> None:
+        """It ends so soon."""
+
+    def expel(self, reason: str) -> None:
+        """They may not be here any more."""
+        raise NotImplementedError
+
+    def _stop_clock(self) -> None:
+        for timer in (self._warning, self._end):
+            if timer is not None:
+                timer.cancel()
+        self._warning = self._end = None
 
     def wake(self) -> None:
         """Something waits."""
@@ -51,6 +88,7 @@ class Conversation:
     def close(self) -> None:
         """The connection has gone."""
         self.session.close()
+        self._stop_clock()
 
     def count(self) -> None:
         """What a slow client is spared, or refused."""
@@ -66,9 +104,10 @@ class Conversation:
 class Awaiting(Conversation):
     """One whose handler waits for the next message, the client's leaving or the node's stop."""
 
-    def __init__(self, door: Door, transport: str, stream: BaseIOStream) -> None:
-        super().__init__(door, transport)
-        self.over = False  # the client has gone
+    def __init__(self, door: Door, transport: str, stream: BaseIOStream, identity: Identity) -> None:
+        super().__init__(door, transport, identity)
+        self.over = False  # the client has gone, or was told to
+        self.expelled = False
         self.stream = stream
         self._woken = asyncio.Event()
 
@@ -91,6 +130,10 @@ class Awaiting(Conversation):
         self.over = True
         self._woken.set()
 
+    def expel(self, reason: str) -> None:
+        self.expelled = True
+        self.leave()
+
     async def news(self, seconds: float) -> bool:
         """Wait until there is something to do; False when nothing came in time."""
         try:
@@ -110,26 +153,34 @@ class Awaiting(Conversation):
 
 
 class Door:
-    def __init__(self, node: Node, *, demo: bool = False) -> None:
-        self.node, self.demo = node, demo
+    def __init__(self, node: Node, gate: Gate | None = None, *, demo: bool = False) -> None:
+        self.node, self.gate, self.demo = node, gate or Open(), demo
         self.draining = False
         self.turns, self.heart = Turns(), Heart()
         self.over = self.turns.crowd  # one for all
         self.joins = Tasks()  # subscribes under way on WebSockets
         self._open: set[Conversation] = set()
+        self._reviews = Reviews(self.gate, lambda: list(self._open))
         self._empty = asyncio.Event()
         self._empty.set()
 
     def open(self) -> None:
         self.heart.open()
+        self._reviews.open()
 
     async def close(self) -> None:
+        await self._reviews.close()
         await self.heart.close()
         await self.joins.close()
+
+    def review(self, user: str | None) -> None:
+        """Something of this user's account has changed, or may have of all of them: look at who is here again."""
+        self._reviews.due(user)
 
     def enter(self, conversation: Conversation) -> None:
         if self.draining:
             raise Draining("this node is stopping")
+        conversation.limit()
         self._open.add(conversation)
         self._empty.clear()
         self.node.metrics.connections.labels(conversation.transport).inc()

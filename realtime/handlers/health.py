@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..metrics import CONTENT_TYPE
+from ..protocol import Source
+from ..rights import View
 from .base import Handler
 
 
@@ -42,15 +46,32 @@ class StoresHandler(Handler):
     """/v1/stores: what there is, and how current it is."""
 
     def get(self) -> None:
-        sources = self.node.sources
-        stores = {
-            name: {
-                "state": source.state,
-                "lag": source.lag,
-                "error": sources.errors[name],
-                "read_only": self.node.stores[name].read_only,
-                "collections": sources.collections[name],
-            }
-            for name, source in sources.states.items()
+        """To everybody what they may read of it; to who may read nothing, nothing."""
+        stores = {name: self._store(name, source) for name, source in self.node.sources.states.items()}
+        self.answer({"node": self.node.name, "stores": {name: each for name, each in stores.items() if each}})
+
+    def _store(self, name: str, source: Source) -> dict[str, object]:
+        sources, gate = self.node.sources, self.door.gate
+        seen = {
+            collection: _shown(facts, self.rights.view(f"{name}/{collection}"))
+            for collection, facts in sources.collections[name].items()
+            if self.rights.sees(f"{name}/{collection}")
         }
-        self.answer({"node": self.node.name, "stores": stores})
+        if gate.asks and not seen:
+            return {}
+        error = sources.errors[name] if not gate.asks else None  # a driver's words may have an address
+        return {
+            "state": source.state,
+            "lag": source.lag,
+            "error": error,
+            "read_only": self.node.stores[name].read_only,
+            "collections": seen,
+        }
+
+
+def _shown(facts: Mapping[str, object], view: View | None) -> Mapping[str, object]:
+    """Without the columns that are hidden in every row."""
+    columns = facts.get("columns")
+    if view is None or not isinstance(columns, Mapping):
+        return facts
+    return {**facts, "columns": {name: kind for name, kind in columns.items() if name not in view.missing}}

@@ -15,7 +15,7 @@ from msgspec import Raw
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
-from ..errors import ProtocolError, Refused, TooSlow, Unavailable
+from ..errors import ProtocolError, Refused, TooSlow, Unauthorized, Unavailable
 from ..frames import sse_frame
 from ..places import Places
 from ..protocol import (
@@ -23,6 +23,7 @@ from ..protocol import (
     MOST_RATE,
     Event,
     Failure,
+    Leave,
     Outgoing,
     Placed,
     Reset,
@@ -48,6 +49,9 @@ class LiveHandler(Handler):
 
     conversation: Awaiting | None = None
 
+    async def prepare(self) -> None:
+        await self.admit(ticket=self.wants_stream())
+
     def on_connection_close(self) -> None:
         if self.conversation is not None:
             self.conversation.leave()
@@ -67,7 +71,7 @@ class LiveHandler(Handler):
         requests = self._requests(selected)
         transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
         connection = cast("HTTP1Connection", self.request.connection)
-        with Awaiting(self.door, transport, connection.stream) as self.conversation:
+        with Awaiting(self.door, transport, connection.stream, self.identity) as self.conversation:
             try:
                 subscriptions = [await self.node.subscribe(self.conversation.session, each) for each in requests]
             except Unavailable as error:
@@ -110,12 +114,14 @@ class LiveHandler(Handler):
         session, found = conversation.session, Found()
         while True:
             found.add(session.take())
-            if found or found.refused or session.overflown or conversation.over or self.door.draining:
+            if found or found.refused or found.left or session.overflown or conversation.over or self.door.draining:
                 break
             if not await conversation.news(end - clock.time()):
                 break
         self.node.refresh(session)  # what passed by since need not be looked through by the next poll
         found.add(session.take())
+        if conversation.expelled or found.left:
+            raise Unauthorized("what you may see has changed")
         if found.refused:
             raise Refused(found.refused, hint="the subscription ended: its state could not be read anew")
         if session.overflown:
@@ -140,6 +146,8 @@ class LiveHandler(Handler):
                     places.sent(message)
                     self.write(form.write(message, places))
                 await self._flush(conversation)
+                if not session.subscriptions:  # nothing of it may be seen any more
+                    break
                 if not session.waiting and not await conversation.news(KEEPALIVE):
                     self.node.refresh(session)
                     self.write(form.silence)
@@ -164,6 +172,7 @@ class Found:
         self.events: list[Event] = []
         self.reason = ""
         self.refused = ""  # why a reset could not be shown
+        self.left = False  # a selection may not be seen any more
         self._unfinished: Selection | None = None
 
     def __bool__(self) -> bool:
@@ -178,6 +187,8 @@ class Found:
                     self._state(message, part)
                 case Failure():
                     self.refused = message.message
+                case Leave():
+                    self.left = True
 
     def _state(self, message: Subscribed | Reset, part: dict[str, Raw]) -> None:
         selection = message.channel, message.key if isinstance(message.key, str) else None

@@ -6,6 +6,7 @@ in the session, which conflates it, until the stream has got rid of that.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 
@@ -13,25 +14,27 @@ from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from ..audience import Way
-from ..errors import TooSlow
-from ..protocol import Codec, frame
+from ..errors import TooSlow, Unauthorized
+from ..protocol import AuthExpiring, Codec, frame
+from ..rights import Identity
 from .door import PORTION, Conversation, Door
 from .straight import Straight, stream_of
 
 log = logging.getLogger("realtime.websocket")
 
+UNKNOWN = 10  # seconds in which a client has to say who it is, where nothing is for nobody
 GOING_AWAY, INTERNAL_ERROR = 1012, 1011  # the registry of RFC 6455: service restart, internal error
 
 
 class Outlet(Conversation):
     __slots__ = ("_codec", "_due", "_socket", "_straight", "_stream", "answered")
 
-    def __init__(self, door: Door, socket: WebSocketHandler, codec: Codec) -> None:
+    def __init__(self, door: Door, socket: WebSocketHandler, codec: Codec, identity: Identity) -> None:
         self._socket, self._stream, self._codec = socket, stream_of(socket), codec
         self._straight = Straight(self._stream, self._relieved)
         self._due = False  # at the end of this turn
         self.answered = True  # the last ping
-        super().__init__(door, "websocket", Way(codec, door.over, self._straight.send))
+        super().__init__(door, "websocket", identity, Way(codec, door.over, self._straight.send))
 
     def wake(self) -> None:
         if not self._due:
@@ -50,14 +53,14 @@ class Outlet(Conversation):
             session.settle()
         except Exception:  # a message that cannot be sent: a socket that is open but silent would be worse
             log.exception("a message could not be sent")
-            self._end(INTERNAL_ERROR, "our mistake: come back and resume from your cursor")
+            self._hang_up(INTERNAL_ERROR, "our mistake: come back and resume from your cursor")
 
     def beat(self) -> None:
         """A ping, and cursors of what was quiet; whoever has not answered since the last beat is gone."""
         if self.session.closed:
             return
         if not self.answered:
-            self._end(TooSlow.close, "silent for too long")
+            self._hang_up(TooSlow.close, "silent for too long")
             return
         self.answered = False
         with suppress(WebSocketClosedError, StreamClosedError):  # Tornado's reader tells us
@@ -66,11 +69,25 @@ class Outlet(Conversation):
 
     def farewell(self) -> None:
         self.flush()
-        self._end(GOING_AWAY, "the node restarts: come back at once")
+        self._hang_up(GOING_AWAY, "the node restarts: come back at once")
 
     def cut(self) -> None:
         """The close frame comes behind what is buffered; of a client that takes nothing, Tornado lets go after 5 s."""
-        self._end(TooSlow.close, "too slow: come back and resume from your cursor")
+        self._hang_up(TooSlow.close, "too slow: come back and resume from your cursor")
+
+    def limit(self) -> None:
+        super().limit()
+        if not (self.identity.known or self._door.gate.anonymous):
+            self._end = asyncio.get_running_loop().call_later(
+                UNKNOWN, self.expel, f"nobody said who they are in {UNKNOWN} s"
+            )
+
+    def warn(self, seconds: int) -> None:
+        self.session.send(AuthExpiring(seconds))
+
+    def expel(self, reason: str) -> None:
+        self.flush()
+        self._hang_up(Unauthorized.close, reason)
 
     def abort(self) -> None:
         self._stream.close()
@@ -84,6 +101,6 @@ class Outlet(Conversation):
         self.session.flow()
         self.wake()
 
-    def _end(self, code: int, reason: str) -> None:
+    def _hang_up(self, code: int | None, reason: str) -> None:
         self.session.close()
         self._socket.close(code, reason)

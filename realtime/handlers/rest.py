@@ -50,7 +50,8 @@ class RestHandler(LiveHandler):
         self._body = bytearray()
         self._length = 0
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
+        await super().prepare()
         length = self.request.headers.get("Content-Length", "")
         if length.isdigit() and int(length) > MAX_BODY:  # said before it is sent
             raise _too_large(length)
@@ -87,7 +88,7 @@ class RestHandler(LiveHandler):
         if not self.number("wait", 0, 0, LONGEST_POLL):
             written = await write()
             return written, Receipt(written.version or None)
-        written, event = await self.node.heard(channel, key, write)
+        written, event = await self.node.heard(self.rights, channel, key, write)
         if event is None:
             self.set_status(202 if written.version else 200)  # 202: it is written, and its event will come
             return written, Receipt(written.version or None, cursor=None)
@@ -105,7 +106,7 @@ class ItemHandler(RestHandler):
         channel = f"{store}/{collection}"
         if self.wants_stream() or self.wants_poll():
             return await self.converse([(channel, key)])
-        item = await self.node.read(channel, key)
+        item = await self.node.read(self.rights, channel, key)
         if item.cursor is not None:
             self.set_header("Realtime-Cursor", str(item.cursor))
         if self.get_query_argument("format", "json") == "text":
@@ -118,13 +119,17 @@ class ItemHandler(RestHandler):
 
     async def put(self, store: str, collection: str, key: str) -> None:
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
-        written, receipt = await self.write_item(channel, key, lambda: self.node.put(channel, key, value, condition))
+        written, receipt = await self.write_item(
+            channel, key, lambda: self.node.items.put(self.rights, channel, key, value, condition)
+        )
         self._receipt(written, receipt)
 
     async def post(self, store: str, collection: str, key: str) -> None:
         """As PUT, answered without a body: the tutorial's way."""
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
-        written, receipt = await self.write_item(channel, key, lambda: self.node.put(channel, key, value, condition))
+        written, receipt = await self.write_item(
+            channel, key, lambda: self.node.items.put(self.rights, channel, key, value, condition)
+        )
         if self.get_status() == 202:
             return self._receipt(written, receipt)
         self.tag(written.value)
@@ -134,12 +139,16 @@ class ItemHandler(RestHandler):
         if "json-patch" in self.request.headers.get("Content-Type", ""):  # RFC 6902: it would become the value
             raise Unsupported("a JSON Patch", hint=f"send {MERGE_PATCH}")
         channel, value, condition = f"{store}/{collection}", self.value(), self.condition()
-        written, receipt = await self.write_item(channel, key, lambda: self.node.patch(channel, key, value, condition))
+        written, receipt = await self.write_item(
+            channel, key, lambda: self.node.items.patch(self.rights, channel, key, value, condition)
+        )
         self._receipt(written, receipt)
 
     async def delete(self, store: str, collection: str, key: str) -> None:
         channel, condition = f"{store}/{collection}", self.condition()
-        written, receipt = await self.write_item(channel, key, lambda: self.node.delete(channel, key, condition))
+        written, receipt = await self.write_item(
+            channel, key, lambda: self.node.items.delete(self.rights, channel, key, condition)
+        )
         self._receipt(written, receipt)
 
     def _receipt(self, written: Written, receipt: Receipt) -> None:
@@ -159,7 +168,7 @@ class CollectionHandler(RestHandler):
         if self.wants_stream() or self.wants_poll():
             return await self.converse([(channel, None)])
         limit = int(self.number("limit", PAGE, 1, LONGEST_PAGE))
-        snapshot, cursor = await self.node.page(channel, self.argument("after"), limit)
+        snapshot, cursor = await self.node.page(self.rights, channel, self.argument("after"), limit)
         return self.answer(Page(snapshot.items, str(cursor) if cursor else None, snapshot.next))
 
     async def post(self, store: str, collection: str) -> None:
@@ -167,7 +176,9 @@ class CollectionHandler(RestHandler):
         channel, value = f"{store}/{collection}", self.value()
         if self.condition():
             raise ProtocolError("a new item has nothing to match", hint="leave If-Match and If-None-Match out")
-        written, receipt = await self.write_item(channel, None, lambda: self.node.put(channel, None, value, ANYHOW))
+        written, receipt = await self.write_item(
+            channel, None, lambda: self.node.items.put(self.rights, channel, None, value, ANYHOW)
+        )
         self.tag(written.value)
         self.set_header("Location", f"/v1/{channel}/{url_escape(written.key, plus=False)}")
         receipt.key = written.key

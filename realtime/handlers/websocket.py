@@ -11,10 +11,24 @@ import logging
 
 from tornado.websocket import WebSocketHandler
 
-from ..errors import Draining, ProtocolError, RealtimeError, TooMany
-from ..protocol import Codec, Failure, Ping, Pong, Subscribe, Unsubscribe, Unsubscribed, Welcome, decode_request
+from ..auth.gate import Shown
+from ..errors import Draining, Forbidden, ProtocolError, RealtimeError, TooMany
+from ..protocol import (
+    Auth,
+    Authenticated,
+    Codec,
+    Failure,
+    Ping,
+    Pong,
+    Subscribe,
+    Unsubscribe,
+    Unsubscribed,
+    Welcome,
+    decode_request,
+)
 from ..session import MAX_SUBSCRIPTIONS
 from .base import Handler
+from .credentials import MAX_TOKEN, check_origin_is_told
 from .heart import HEARTBEAT
 from .outlet import Outlet
 from .straight import forget_handshake
@@ -36,12 +50,16 @@ class LiveSocket(WebSocketHandler, Handler):
     async def prepare(self) -> None:
         if self.door.draining:
             raise Draining("this node is stopping")
+        await self.admit(ticket=True)
+        if self.identity.proof == "sign-in" and "ticket" not in self.request.query_arguments:
+            check_origin_is_told(self)
 
     def open(self, *_: str, **__: str) -> None:
         self.set_nodelay(True)
         forget_handshake(self)
         self._joining: dict[int | str, asyncio.Task[None]] = {}
-        outlet = Outlet(self.door, self, self.codec)
+        self._authenticating: asyncio.Task[None] | None = None
+        outlet = Outlet(self.door, self, self.codec, self.identity)
         self.door.enter(outlet)
         self.outlet, self.session = outlet, outlet.session
         self.door.heart.add(outlet)
@@ -58,6 +76,8 @@ class LiveSocket(WebSocketHandler, Handler):
                 self._subscribe(request)
             case Unsubscribe():
                 self._unsubscribe(request)
+            case Auth():
+                self._auth(request)
             case Ping():
                 self.session.send(Pong())
 
@@ -68,6 +88,8 @@ class LiveSocket(WebSocketHandler, Handler):
             self.outlet = None
             for joining in list(self._joining.values()):
                 joining.cancel()
+            if self._authenticating is not None:
+                self._authenticating.cancel()
 
     def on_pong(self, _: bytes) -> None:
         if self.outlet is not None:
@@ -84,8 +106,30 @@ class LiveSocket(WebSocketHandler, Handler):
             return
         self._joining[request.id] = self.door.joins.start(self._join(request), f"subscribe {request.channel}")
 
+    def _auth(self, request: Auth) -> None:
+        if self._authenticating is not None:
+            self._fail(None, ProtocolError("the last auth is not answered yet"))
+            return
+        self._authenticating = self.door.joins.start(self._authenticate(request.token), "auth")
+
+    async def _authenticate(self, token: str) -> None:
+        try:
+            before, identity = self.identity, await self.door.gate.who(Shown(bearer=token[:MAX_TOKEN]))
+            if before.known and before.user != identity.user:
+                raise Forbidden("the token is another user's", hint="open another connection for them")
+            self.identity = identity
+            if self.outlet is not None:
+                self.outlet.admit(identity)
+            self.session.send(Authenticated(identity.user, identity.expires))
+        except RealtimeError as error:
+            self._fail(None, error)
+        finally:
+            self._authenticating = None
+
     async def _join(self, request: Subscribe) -> None:
         try:
+            if self._authenticating is not None:  # it was sent before
+                await asyncio.wait([self._authenticating])
             await self.node.subscribe(self.session, request)
         except RealtimeError as error:
             self._fail(request.id, error)

@@ -18,6 +18,7 @@ from websockets.asyncio.client import ClientConnection
 from realtime.app import Service
 from realtime.errors import StoreDown
 from realtime.protocol import ANYHOW
+from realtime.rights import EVERYTHING
 from realtime.stores.base import Snapshot
 from realtime.stores.memory import MemoryStore
 from tests.wait import until
@@ -28,7 +29,7 @@ Next = Callable[[], Awaitable[dict[str, Any]]]
 
 
 async def put(service: Service, key: str, value: object, collection: str = "rooms") -> None:
-    await service.node.put(f"memory/{collection}", key, Raw(json.dumps(value).encode()), ANYHOW)
+    await service.node.items.put(EVERYTHING, f"memory/{collection}", key, Raw(json.dumps(value).encode()), ANYHOW)
 
 
 MANY = 1_500
@@ -228,7 +229,7 @@ async def test_a_number_that_only_json_can_hold_reaches_a_msgpack_client(service
         await hear(connection)
         await ask(connection, "msgpack", type="subscribe", id=1, channel="memory/rooms")
         await hear(connection)
-        await service.node.put("memory/rooms", "attic", Raw(b"1e400"), ANYHOW)
+        await service.node.items.put(EVERYTHING, "memory/rooms", "attic", Raw(b"1e400"), ANYHOW)
         assert (await hear(connection))["value"] == float("inf")
 
 
@@ -242,7 +243,9 @@ async def test_a_message_that_cannot_be_encoded_closes_with_1011(service: Servic
         if crowd:  # which it enters with the first event
             await put(service, "attic", 1)
             await hear(connection)
-        await service.node.put("memory/rooms", "attic", Raw(b'"\xff"'), ANYHOW)  # a store should know better
+        await service.node.items.put(
+            EVERYTHING, "memory/rooms", "attic", Raw(b'"\xff"'), ANYHOW
+        )  # a store should know better
         async with asyncio.timeout(5):
             await connection.wait_closed()
         assert connection.close_code == 1011

@@ -1,0 +1,66 @@
+"""What a request shows of who sends it: a token, a ticket, or the cookie of a browser that is signed in.
+
+A token in the header comes first, and then no cookie counts, so that a page of another site cannot add one's rights to
+the other's. Tickets are for what cannot send headers, EventSource and a browser's WebSocket, and nothing else.
+"""
+
+from __future__ import annotations
+
+from tornado.web import RequestHandler
+
+from ..auth.gate import Shown
+from ..errors import Forbidden, Unauthorized
+
+SIGN_IN = "realtime_sign_in"
+DAYS = 0.5  # that a cookie is good for
+MAX_TOKEN = 8192  # characters
+
+
+def shown(handler: RequestHandler, *, ticket: bool = False) -> Shown:
+    """Raises Unauthorized for what is no credential at all."""
+    header = handler.request.headers.get("Authorization")
+    if header is not None:
+        kind, _, token = header.partition(" ")
+        token = token.strip()
+        if kind.lower() != "bearer" or not token or len(token) > MAX_TOKEN:
+            raise Unauthorized("an Authorization header that has no bearer token")
+        return Shown(bearer=token)
+    if ticket and (text := handler.get_query_argument("ticket", "")):
+        return Shown(ticket=text)
+    return Shown(sign_in=_sign_in(handler))
+
+
+def remember(handler: RequestHandler, secret: str) -> None:
+    """In the browser, that it is signed in."""
+    secure = is_secure(handler)
+    handler.set_signed_cookie(
+        _name(handler), secret, expires_days=DAYS, path="/", httponly=True, samesite="Lax", secure=secure
+    )
+
+
+def forget(handler: RequestHandler) -> None:
+    handler.clear_cookie(_name(handler), path="/", httponly=True, samesite="Lax", secure=is_secure(handler))
+
+
+def is_secure(handler: RequestHandler) -> bool:
+    """Whether the browser spoke TLS."""
+    return handler.request.protocol == "https"
+
+
+def check_origin_is_told(handler: RequestHandler) -> None:
+    """A browser says where a page is from when it opens a WebSocket; whoever shows its cookie without that is none."""
+    headers = handler.request.headers
+    if "Origin" not in headers and "Sec-Fetch-Site" not in headers:
+        raise Forbidden("a cookie without an Origin", hint="what is no browser sends a token")
+
+
+def _sign_in(handler: RequestHandler) -> str | None:
+    if handler.application.settings.get("cookie_secret") is None:
+        return None
+    value = handler.get_signed_cookie(_name(handler), max_age_days=DAYS)
+    return value.decode() if value else None
+
+
+def _name(handler: RequestHandler) -> str:
+    """`__Host-`: browsers take it over TLS alone, and from this very host."""
+    return f"__Host-{SIGN_IN}" if is_secure(handler) else SIGN_IN
