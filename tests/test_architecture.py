@@ -15,7 +15,7 @@ FLOORS = [
     {"errors"},
     {"config", "metrics", "logs", "frames"},
     {"protocol"},
-    {"audience", "pace", "waiting", "places", "replica", "rights", "shared", "tasks"},
+    {"addresses", "audience", "pace", "waiting", "places", "replica", "rights", "shared", "tasks"},
     {"session"},
     {"subscription"},
     {"hub", "redis_pubsub"},

@@ -1,0 +1,108 @@
+"""An outside issuer: its keys, its tokens, and the server that shows its keys."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import get_default_algorithms
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+ISSUER, AUDIENCE = "https://issuer.example", "realtime"
+SECRET = "s" * 64
+
+Answer = Callable[[RequestHandler], Any]
+
+
+@cache
+def private_key(algorithm: str, number: int = 0) -> Any:
+    match algorithm[:2]:
+        case "RS" | "PS":
+            return rsa.generate_private_key(65537, 2048)
+        case "ES":
+            return ec.generate_private_key({"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1()}[algorithm])
+        case "Ed":
+            return ed25519.Ed25519PrivateKey.generate()
+    return SECRET
+
+
+def pem_of(private: Any) -> str:
+    """Of the public key."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    pem: bytes = private.public_key().public_bytes(serialization.Encoding.PEM, form)
+    return pem.decode()
+
+
+def public_pem(algorithm: str) -> str:
+    return pem_of(private_key(algorithm))
+
+
+def private_pem(algorithm: str) -> str:
+    form, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    pem: bytes = private_key(algorithm).private_bytes(serialization.Encoding.PEM, form, none)
+    return pem.decode()
+
+
+def jwk(kid: str, algorithm: str = "ES256", number: int = 0, **members: object) -> dict[str, object]:
+    public = private_key(algorithm, number).public_key()
+    return {**get_default_algorithms()[algorithm].to_jwk(public, as_dict=True), "kid": kid, "use": "sig", **members}
+
+
+def key_set(*keys: dict[str, object]) -> str:
+    return json.dumps({"keys": keys})
+
+
+def claims(**other: object) -> dict[str, object]:
+    """Good ones, but for these; None: without it."""
+    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ada", "exp": int(time.time()) + 60}
+    return {name: value for name, value in (good | other).items() if value is not None}
+
+
+def token(algorithm: str = "HS256", *, key: Any = None, header: dict[str, Any] | None = None, **other: object) -> str:
+    return jwt.encode(claims(**other), key or private_key(algorithm), algorithm, header)
+
+
+class Shop:
+    """`answer`: what the next requests get; `fetches`: the paths that were asked for."""
+
+    def __init__(self) -> None:
+        self.fetches: list[str] = []
+        self.keys = key_set(jwk("one"))
+        self.answer: Answer = self.show
+
+    def show(self, handler: RequestHandler) -> None:
+        handler.finish(self.keys)
+
+
+class Door(RequestHandler):
+    def initialize(self, shop: Shop) -> None:
+        self.shop = shop
+
+    async def get(self) -> None:
+        self.shop.fetches.append(self.request.path)
+        answered = self.shop.answer(self)
+        if answered is not None:
+            await answered
+
+
+@asynccontextmanager
+async def shop() -> AsyncIterator[tuple[Shop, str]]:
+    """And the URL of its keys."""
+    there = Shop()
+    server = HTTPServer(Application([(r"/.*", Door, {"shop": there})]))
+    sockets = bind_sockets(0, "127.0.0.1")
+    server.add_sockets(sockets)
+    try:
+        yield there, f"http://127.0.0.1:{sockets[0].getsockname()[1]}/keys"
+    finally:
+        server.stop()
+        await server.close_all_connections()
