@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
@@ -26,11 +27,13 @@ from .feeds import Feed
 from .handlers.base import Handler, Missing
 from .handlers.door import Door
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
+from .handlers.hosts import Hosts, Misdirected
 from .handlers.pages import AssetHandler, PageHandler
 from .handlers.rest import CollectionHandler, ItemHandler, ManyHandler
 from .handlers.websocket import LiveSocket
 from .metrics import Metrics
 from .node import Node
+from .refusals import refuse
 from .stores.base import Store
 from .stores.keeper import RedisKeeper
 from .stores.mongo import MongoStore
@@ -40,6 +43,7 @@ from .stores.weather import WeatherStore
 
 log = logging.getLogger("realtime.app")
 
+DEFAULTS = Config()
 DEMO_PERIOD = 2.0  # seconds between two simulated observations
 QUIET = 0.2  # seconds between saying "not ready" and closing the door
 
@@ -86,30 +90,49 @@ def name_of(config: Config) -> str:
     return config.node or f"{socket.gethostname()}-{os.getpid()}"
 
 
-def application(door: Door) -> Application:
+def application(door: Door, config: Config = DEFAULTS) -> Application:
     web = _web()
     part = r"([^/]+)"
     given = {"door": door}
+    routes: list[Any] = [
+        (r"/", PageHandler, given),
+        (r"/healthz", AliveHandler, given),
+        (r"/readyz", ReadyHandler, given),
+        (r"/v1/stores", StoresHandler, given),
+        (r"/v1/live", ManyHandler, given),
+        (r"/v1/ws", LiveSocket, given),
+        (rf"/v1/{part}/{part}", CollectionHandler, given),
+        (rf"/v1/{part}/{part}/{part}", ItemHandler, given),
+        (r"/static/(.*)", AssetHandler, {"path": str(web / "static")}),
+    ]
+    if config.metrics_port is None and not config.auth.on:
+        routes.append((r"/metrics", MetricsHandler, given))
     return Application(
-        [
-            (r"/", PageHandler, given),
-            (r"/healthz", AliveHandler, given),
-            (r"/readyz", ReadyHandler, given),
-            (r"/metrics", MetricsHandler, given),
-            (r"/v1/stores", StoresHandler, given),
-            (r"/v1/live", ManyHandler, given),
-            (r"/v1/ws", LiveSocket, given),
-            (rf"/v1/{part}/{part}", CollectionHandler, given),
-            (rf"/v1/{part}/{part}/{part}", ItemHandler, given),
-            (r"/static/(.*)", AssetHandler, {"path": str(web / "static")}),
-        ],
-        default_handler_class=Missing,
-        default_handler_args=given,
+        [(_hosts(config), [*routes, (r".*", Missing, given)]), (r".*", Misdirected, given)],
         template_path=str(web / "templates"),
         log_function=_count,
         cross_origin_protection=True,  # a page of another site writes nothing here
         websocket_max_message_size=1 << 16,
     )
+
+
+def inner_application(door: Door) -> Application:
+    """For what looks after the service from the same machine (`metrics_port`)."""
+    given: dict[str, Any] = {"door": door}
+    return Application(
+        [
+            (r"/healthz", AliveHandler, given),
+            (r"/readyz", ReadyHandler, {**given, "inner": True}),
+            (r"/metrics", MetricsHandler, given),
+            (r".*", Missing, given),
+        ],
+        log_function=_count,
+    )
+
+
+def _hosts(config: Config) -> Hosts:
+    """Where everybody is asked who they are, a borrowed name is of no use: a browser has no cookie for it."""
+    return Hosts(None if config.auth.on and not config.hosts else [config.host, *config.hosts])
 
 
 class Service:
@@ -123,9 +146,10 @@ class Service:
         self.node = Node(name, broker, stores, self.metrics)
         self.feeds = [Feed(store, broker, self.metrics, self.node.sources.feed) for store in stores]
         self.door = Door(self.node, demo=config.demo)
-        self.port = 0  # the real one, once open
+        self.port = self.metrics_port = 0  # the real ones, once open
         self._broker, self._stores, self._sockets = broker, stores, list(sockets)
-        self._server = HTTPServer(application(self.door), idle_connection_timeout=75, body_timeout=30)
+        self._server = HTTPServer(application(self.door, config), idle_connection_timeout=75, body_timeout=30)
+        self._inner = HTTPServer(inner_application(self.door))
         self._stack = AsyncExitStack()
 
     @classmethod
@@ -138,6 +162,8 @@ class Service:
         sockets = self._sockets or listen(self.config)
         for each in sockets:
             self._stack.callback(each.close)
+        if self.config.metrics_port is not None:
+            self._open_inner(bound("127.0.0.1", self.config.metrics_port, "metrics_port"))
         for store in self._stores:
             await store.open()
             self._stack.push_async_callback(store.close)
@@ -152,6 +178,12 @@ class Service:
         self._stack.push_async_callback(self.door.close)
         self._server.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
+
+    def _open_inner(self, sockets: list[socket.socket]) -> None:
+        self._inner.add_sockets(sockets)
+        self._stack.push_async_callback(self._inner.close_all_connections)
+        self._stack.callback(self._inner.stop)
+        self.metrics_port = sockets[0].getsockname()[1]
 
     async def drain(self) -> None:
         """Say that this node goes, let its clients go, take no more."""
@@ -168,13 +200,18 @@ class Service:
 
 
 def listen(config: Config) -> list[socket.socket]:
-    """Raises StartError where the port is taken."""
-    host, port = config.host, config.port
+    """Raises ConfigError where others could reach an open service, StartError where the port is taken."""
+    refuse(config)
+    return bound(config.host, config.port, "--port")
+
+
+def bound(host: str, port: int, setting: str) -> list[socket.socket]:
     try:
         return bind_sockets(port, host)
-    except OSError as error:
-        hint = "; choose another with --port, or 0 for any free one" if port else ""
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}") from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        hint = f"; choose another with {setting}, or 0 for any free one" if port else ""
+        raise StartError(f"cannot listen on {host}:{port}: {reason}{hint}") from None
 
 
 def _web() -> Path:

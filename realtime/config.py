@@ -20,7 +20,8 @@ from .errors import ConfigError
 PREFIX = "REALTIME_"
 # May also be given as the name of a file: <NAME>_FILE
 SECRETS = (("database_url",), ("redis_url",), ("mongodb_uri",), ("auth", "cookie_secrets"), ("auth", "jwt", "key"))
-LISTS = (("tables",), ("auth", "cookie_secrets"), ("auth", "jwt", "algorithms"))
+SECRET = 32  # bytes that a secret has at least
+LISTS = (("tables",), ("hosts",), ("auth", "cookie_secrets"), ("auth", "jwt", "algorithms"))
 
 
 class Place(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +81,14 @@ class Auth(Struct, frozen=True, forbid_unknown_fields=True):
     cookie_secrets: tuple[str, ...] = ()  # the newest last, which signs; none: made once and kept in PostgreSQL
     jwt: Jwt = field(default_factory=Jwt)
 
+    def __post_init__(self) -> None:
+        for number, secret in enumerate(self.cookie_secrets, 1):
+            if len(secret.encode()) < SECRET:
+                raise ValueError(
+                    f"auth.cookie_secrets: number {number} has {len(secret.encode())} bytes, and needs {SECRET}:"
+                    " make one with `openssl rand -base64 32`"
+                )
+
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What one client, user or address may ask for. docs/security.md has the table."""
@@ -88,6 +97,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8888
+    hosts: tuple[str, ...] = ()  # names by which it may be called; none: the local ones, or any where auth is on
+    metrics_port: int | None = None  # on 127.0.0.1, for /metrics; None: with everything else while the service is open
     data: str | None = None  # of the embedded servers; None: where the platform keeps such things
     demo: bool = False  # sample data that moves, and simulated weather
     node: str | None = None  # this node's name, None: made from host and process
@@ -104,6 +115,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 (any free one) to 65535 (got {self.port})")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise ValueError(f"metrics_port must be 0 (any free one) to 65535 (got {self.metrics_port})")
         if not 0 <= self.drain <= 3600:
             raise ValueError(f"drain must be 0 to 3600 seconds (got {self.drain:g})")
 

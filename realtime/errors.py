@@ -96,6 +96,13 @@ class Duplicate(RealtimeError):
     code, status = "duplicate", 409
 
 
+class WrongHost(RealtimeError):
+    """Asked by a name that nobody has given this service."""
+
+    code, status = "wrong_host", 421
+    hint = "call it by its address, or name it in the setting `hosts`"
+
+
 class Refused(RealtimeError):
     """The store refused the value; the message has the store's own words."""
 

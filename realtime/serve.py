@@ -29,6 +29,8 @@ from .stores.postgres import PostgresStore
 
 log = logging.getLogger("realtime.serve")
 
+OPEN = "open: whoever reaches this port may read and write everything"
+CLOSED = "closed: everybody is asked who they are, and the rules say what they may"
 TITLES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis"}
 
 
@@ -155,7 +157,9 @@ def _banner(service: Service, own: Embedded | None) -> None:
     for name, title in TITLES.items():
         reach = own.reach[name] if own and name in own.reach else f"yours, from {VARIABLES[name]}"
         lines.append(f"  {title:<11} {reach}")
-    lines += ["", "  open to everyone who can reach this address: there are no accounts yet", ""]
+    if service.metrics_port:
+        lines.append(f"  {'numbers':<11} http://127.0.0.1:{service.metrics_port}/metrics")
+    lines += ["", f"  {CLOSED if service.config.auth.on else OPEN}", ""]
     _say("\n".join(lines))
 
 

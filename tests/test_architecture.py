@@ -21,7 +21,7 @@ FLOORS = [
     {"hub", "redis_pubsub"},
     {"brokers", "stores"},
     {"resets", "auth"},
-    {"channels", "sources", "feeds"},
+    {"channels", "sources", "feeds", "refusals"},
     {"joins", "items"},
     {"node"},
     {"handlers"},

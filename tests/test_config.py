@@ -9,6 +9,8 @@ import pytest
 from realtime.config import PLACES, Config, load, names
 from realtime.errors import ConfigError
 
+FIRST, SECOND = "a" * 32, "b" * 32  # secrets
+
 
 def test_defaults_are_safe() -> None:
     config = load({}, {})
@@ -34,14 +36,21 @@ def test_every_name_can_be_set() -> None:
         "redis_url": "r://",
         "mongodb_uri": "m://",
     }
-    auth = {"on": "1", "rules": "r.toml", "cookie_secrets": "a,b"}
+    auth = {"on": "1", "rules": "r.toml", "cookie_secrets": f"{FIRST},{SECOND}"}
     jwt = {"key": "k", "jwks": "j", "algorithms": "RS256,PS256", "audience": "a", "issuer": "i", "roles": "groups"}
     others |= {f"auth__{name}": value for name, value in auth.items()}
     others |= {f"auth__jwt__{name}": value for name, value in jwt.items()}
-    rest = {"tables": "a,b", "weather__uri": "http://w", "weather__places": "[]", "drain": "2.5"}
+    numbers["metrics_port"] = "9"
+    rest = {
+        "tables": "a,b",
+        "hosts": "a.example,b.example",
+        "weather__uri": "http://w",
+        "weather__places": "[]",
+        "drain": "2.5",
+    }
     given = {f"REALTIME_{name.upper()}": value for name, value in (numbers | others | rest).items()}
     config = load({}, given)
-    assert (config.auth.cookie_secrets, config.auth.jwt.algorithms) == (("a", "b"), ("RS256", "PS256"))
+    assert (config.auth.cookie_secrets, config.auth.jwt.algorithms) == ((FIRST, SECOND), ("RS256", "PS256"))
     assert (config.data, config.demo, config.drain, config.weather.places) == ("/x", True, 2.5, ())
     assert set(given) == {name for name in names() if name.startswith("REALTIME_") and _plain(name)}
 
@@ -88,6 +97,11 @@ def test_a_file_is_named_by_the_environment(tmp_path: Path) -> None:
         ({"PORT": "abc"}, "from environment: PORT"),
         ({"REALTIME_DEMO": "maybe"}, "from environment: REALTIME_DEMO"),
         ({"REALTIME_WEATHER__PERIOD": "0.5"}, "at least 1 second .got 0.5."),
+        (
+            {"REALTIME_AUTH__COOKIE_SECRETS": f"{FIRST},short"},
+            "auth.cookie_secrets: number 2 has 5 bytes.*openssl rand",
+        ),
+        ({"REALTIME_METRICS_PORT": "-1"}, "metrics_port must be 0 .any free one. to 65535"),
         ({"REALTIME_PORT": "99999"}, "0 .any free one. to 65535 .got 99999."),
         ({"REALTIME_WEATHER__PLACES": "{"}, "REALTIME_WEATHER__PLACES is not JSON"),
         ({"REALTIME_CONFIG": "/nowhere.toml"}, "/nowhere.toml"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -113,9 +114,24 @@ def test_readme_curl(base: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for file in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+    for file in (ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", file.read_text()):
             assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+
+def test_every_threat_names_its_tests() -> None:
+    threats = (ROOT / "docs" / "security.md").read_text().partition("## Threats\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in threats.splitlines() if "|" in line][2:]
+    assert rows
+    assert [int(row[0]) for row in rows] == sorted(int(row[0]) for row in rows)
+    for row in rows:
+        assert len(row) == 5, row
+        named = re.findall(r"`(?:tests/)?([\w/]+\.py)::(\w+)`", row[4])
+        assert named, f"row {row[0]} names no test"
+        for path, name in named:
+            module = ast.parse((ROOT / "tests" / path).read_text())
+            there = {node.name for node in module.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+            assert name in there, f"row {row[0]}: no {name} in {path}"
 
 
 def test_named_tests_exist() -> None:

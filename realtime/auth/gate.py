@@ -45,7 +45,10 @@ class Jwts(Protocol):
 
 class Gate(Protocol):
     asks: bool  # who somebody is
-    anonymous: bool  # there is something for those who do not say
+
+    @property
+    def anonymous(self) -> bool:
+        """There is something for those who do not say."""
 
     async def who(self, shown: Shown) -> Identity:
         """Raises Unauthorized, Unavailable."""

@@ -26,7 +26,8 @@ def read_rules(path: str | None) -> Rules:
     try:
         return parse_rules(Path(path).read_text(), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"rules: {path}: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigError(f"rules: {path}: {reason}; docs/security.md shows what such a file says") from None
 
 
 class RulesFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ class Mongo:
         self._script = _script()
         self.home = directory.home(self.name)
         self._password_file = self.home / "password"
+        self._url_file = self.home / "url"
         self._password = ""
         self._port = 0
         self.process = Process(
@@ -53,6 +55,7 @@ class Mongo:
             self._password = self._password_file.read_text()
             self.process.spawn([self._script, *OPTIONS, "--auth", *words])
             await self.process.ready(self._answers)
+            write(self._url_file, self.url)
         except PyMongoError as error:
             raise StartError(f"mongo does not take us for its user: {error}") from error
 
@@ -62,7 +65,8 @@ class Mongo:
 
     @property
     def reach(self) -> str:
-        return f"mongosh '{self.url}'"
+        """By way of a file: what is printed ends in logs."""
+        return f'mongosh "$(cat {shlex.quote(str(self._url_file))})"'
 
     async def _initialise(self) -> None:
         """Without a password nobody has used what is there: it is the rest of a first start that was killed."""

@@ -60,9 +60,10 @@ class Valkey:
         try:
             writer.write(b"PING\r\n")
             return await reader.readline() == b"+PONG\r\n"
+        except OSError:  # it ended meanwhile: its log says why
+            return False
         finally:
             writer.close()
-            await writer.wait_closed()
 
 
 def _binary() -> Path:

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
+from ..errors import Unavailable
 from ..metrics import CONTENT_TYPE
 from ..protocol import Source
 from ..rights import View
 from .base import Handler
+from .door import Door
 
 
 class AliveHandler(Handler):
-    """/healthz: the process answers; asks nobody else."""
+    """/healthz: the process answers; asks nobody else, and nobody who they are."""
+
+    async def prepare(self) -> None:
+        return
 
     def get(self) -> None:
         self.answer({"ok": True})
 
 
 class ReadyHandler(Handler):
-    """/readyz: every store asked now, side by side; 503 while one that takes writes is down, or this node stops."""
+    """/readyz: every store asked now, side by side; 503 while one that takes writes is down, or this node stops.
+
+    Which, and why, is for those who are known, and for this machine (`metrics_port`).
+    """
+
+    def initialize(self, door: Door, *, inner: bool = False) -> None:
+        super().initialize(door)
+        self._told = inner or not door.gate.asks
+
+    async def prepare(self) -> None:
+        if not self._told:
+            with suppress(Unavailable):  # whoever knows them is away: so is what is asked about
+                await super().prepare()
 
     async def get(self) -> None:
         sources = self.node.sources
@@ -30,12 +48,17 @@ class ReadyHandler(Handler):
         needed = [name for name, store in self.node.stores.items() if not store.read_only]
         down = sources.cut_off or any(sources.states[name].state == "down" for name in needed)
         ready = not (down or self.door.draining)
-        body = {"ready": ready, "node": self.node.name, "draining": self.door.draining}
-        self.answer({**body, "broker": broker, "stores": stores}, 200 if ready else 503)
+        body: dict[str, object] = {"ready": ready}
+        if self._told or self.identity.known:
+            body |= {"node": self.node.name, "draining": self.door.draining, "broker": broker, "stores": stores}
+        self.answer(body, 200 if ready else 503)
 
 
 class MetricsHandler(Handler):
-    """/metrics, for Prometheus."""
+    """/metrics, for Prometheus; where it is served at all, nobody is asked who they are."""
+
+    async def prepare(self) -> None:
+        return
 
     def get(self) -> None:
         self.set_header("Content-Type", CONTENT_TYPE)
