@@ -28,6 +28,7 @@ from .handlers.base import Handler, Missing
 from .handlers.door import Door
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
 from .handlers.hosts import Hosts, Misdirected
+from .handlers.openapi import OpenApiHandler
 from .handlers.pages import AssetHandler, PageHandler
 from .handlers.rest import CollectionHandler, ItemHandler, ManyHandler
 from .handlers.websocket import LiveSocket
@@ -93,19 +94,21 @@ def name_of(config: Config) -> str:
 def application(door: Door, config: Config = DEFAULTS) -> Application:
     web = _web()
     part = r"([^/]+)"
-    given = {"door": door}
+    given: dict[str, Any] = {"door": door}
+    metrics = config.metrics_port is None and not config.auth.on  # here, among all else
     routes: list[Any] = [
         (r"/", PageHandler, given),
         (r"/healthz", AliveHandler, given),
         (r"/readyz", ReadyHandler, given),
         (r"/v1/stores", StoresHandler, given),
+        (r"/v1/openapi\.json", OpenApiHandler, {**given, "metrics": metrics}),
         (r"/v1/live", ManyHandler, given),
         (r"/v1/ws", LiveSocket, given),
         (rf"/v1/{part}/{part}", CollectionHandler, given),
         (rf"/v1/{part}/{part}/{part}", ItemHandler, given),
         (r"/static/(.*)", AssetHandler, {"path": str(web / "static")}),
     ]
-    if config.metrics_port is None and not config.auth.on:
+    if metrics:
         routes.append((r"/metrics", MetricsHandler, given))
     return Application(
         [(_hosts(config), [*routes, (r".*", Missing, given)]), (r".*", Misdirected, given)],

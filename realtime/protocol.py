@@ -28,8 +28,8 @@ MAX_DEPTH = 32
 MAX_ID = 128  # characters of a subscription's id
 LEAST_RATE, MOST_RATE = 0.01, 100.0  # of a subscription's max_rate
 
-_CURSOR = re.compile(r"v1\.([A-Za-z0-9_-]{1,40})\.([0-9]{1,16})(?:\.([A-Za-z0-9_.-]{1,4096}))?")
-_CHANNEL = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9_.-]{1,128}")
+CURSOR = re.compile(r"v1\.([A-Za-z0-9_-]{1,40})\.([0-9]{1,16})(?:\.([A-Za-z0-9_.-]{1,4096}))?")
+CHANNEL = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9_.-]{1,128}")
 
 
 class Cursor(Struct, frozen=True):
@@ -51,7 +51,7 @@ class Cursor(Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """The cursor that `str` wrote. Raises BadCursor."""
-        match = _CURSOR.fullmatch(text)
+        match = CURSOR.fullmatch(text)
         if match is None:
             raise BadCursor(f"not a cursor: {text[:80]!r}")
         return cls(match[1], int(match[2]), match[3] or "")
@@ -412,12 +412,12 @@ def _bytes(frame: bytes | str) -> bytes:
 
 def is_collection(name: str) -> bool:
     """Whether a channel can name it."""
-    return _CHANNEL.fullmatch(f"any/{name}") is not None
+    return CHANNEL.fullmatch(f"any/{name}") is not None
 
 
 def split_channel(channel: str) -> tuple[str, str]:
     """`store/collection` in its parts. Raises ProtocolError."""
-    if not _CHANNEL.fullmatch(channel):
+    if not CHANNEL.fullmatch(channel):
         raise ProtocolError(f"not a channel: {channel[:160]!r}", hint="a channel is store/collection")
     store, _, collection = channel.partition("/")
     return store, collection

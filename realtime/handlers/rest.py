@@ -13,7 +13,7 @@ from tornado.escape import url_escape
 from tornado.web import stream_request_body
 
 from ..errors import ProtocolError, TooLarge, Unsupported
-from ..protocol import ANYHOW, Condition, parse_value
+from ..protocol import ANYHOW, Condition, Event, parse_value
 from ..stores.base import Written
 from .base import MAX_BODY, MERGE_PATCH
 from .door import Door
@@ -31,7 +31,7 @@ class Page(Struct):
 class Poll(Struct, omit_defaults=True):
     cursor: str
     items: dict[str, Raw] | None
-    events: list[object]
+    events: list[Event]
     reason: str = ""
 
 

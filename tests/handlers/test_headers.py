@@ -25,7 +25,7 @@ from realtime.rights import ADMIN, NOBODY, Identity
 from realtime.stores.memory import MemoryStore
 
 PATHS = ["/", "/healthz", "/readyz", "/metrics", "/v1/stores", "/v1/live?subscribe=memory/a&wait=0", "/v1/ws"]
-PATHS += ["/v1/memory/a?wait=0", "/v1/memory/a/b", "/static/app.mjs", "/static/favicon.svg"]
+PATHS += ["/v1/openapi.json", "/v1/memory/a?wait=0", "/v1/memory/a/b", "/static/app.mjs", "/static/favicon.svg"]
 WRONG = ["/nothing", "/static/nothing", "/static/../pyproject.toml", "/v1/oracle/a?wait=0", "/v1/memory/a?cursor=x"]
 
 
