@@ -99,6 +99,17 @@ class Pool:
                     await self._pool.release(connection, timeout=RELEASE)
 
 
+async def connect(url: str, name: str) -> asyncpg.Connection[asyncpg.Record]:
+    """One outside of a pool, for whoever has to keep it. Raises what `translated` turns into our words."""
+    return await asyncpg.connect(
+        url,
+        timeout=CONNECT,
+        command_timeout=COMMAND,
+        target_session_attrs=SessionAttribute.primary,
+        server_settings={**_SETTINGS, "application_name": f"realtime {name}"},
+    )
+
+
 @contextmanager
 def translated(name: str) -> Generator[None, None, None]:
     try:
