@@ -19,6 +19,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from .auth.guard import Guard
 from .brokers.base import Broker
 from .brokers.redis import RedisBroker
 from .config import VARIABLES, Config
@@ -28,6 +29,7 @@ from .handlers.base import Handler, Missing
 from .handlers.door import Door
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
 from .handlers.hosts import Hosts, Misdirected
+from .handlers.myself import MyselfHandler, TicketHandler
 from .handlers.openapi import OpenApiHandler
 from .handlers.pages import AssetHandler, PageHandler
 from .handlers.rest import CollectionHandler, ItemHandler, ManyHandler
@@ -102,6 +104,8 @@ def application(door: Door, config: Config = DEFAULTS) -> Application:
         (r"/readyz", ReadyHandler, given),
         (r"/v1/stores", StoresHandler, given),
         (r"/v1/openapi\.json", OpenApiHandler, {**given, "metrics": metrics}),
+        (r"/v1/me", MyselfHandler, given),
+        (r"/v1/ticket", TicketHandler, given),
         (r"/v1/live", ManyHandler, given),
         (r"/v1/ws", LiveSocket, given),
         (rf"/v1/{part}/{part}", CollectionHandler, given),
@@ -112,6 +116,7 @@ def application(door: Door, config: Config = DEFAULTS) -> Application:
         routes.append((r"/metrics", MetricsHandler, given))
     return Application(
         [(_hosts(config), [*routes, (r".*", Missing, given)]), (r".*", Misdirected, given)],
+        login_url="/sign-in",
         template_path=str(web / "templates"),
         log_function=_count,
         cross_origin_protection=True,  # a page of another site writes nothing here
@@ -142,13 +147,27 @@ class Service:
     """One node: broker, stores, feeds, node and HTTP server, opened in this order and closed in the other."""
 
     def __init__(
-        self, config: Config, broker: Broker, stores: Sequence[Store], name: str, sockets: Sequence[socket.socket] = ()
+        self,
+        config: Config,
+        broker: Broker,
+        stores: Sequence[Store],
+        name: str,
+        sockets: Sequence[socket.socket] = (),
+        urls: Mapping[str, str] | None = None,
     ) -> None:
-        """`sockets`: what `listen` gave, where that was to be known before the stores; else made by `open`."""
+        """`sockets`: what `listen` gave, where that was to be known before the stores; else made by `open`.
+
+        `urls`: of what keeps the accounts (postgres) and the tickets (redis), where somebody is asked who they are.
+        Raises ConfigError.
+        """
         self.config, self.metrics = config, Metrics()
         self.node = Node(name, broker, stores, self.metrics)
         self.feeds = [Feed(store, broker, self.metrics, self.node.sources.feed) for store in stores]
-        self.door = Door(self.node, demo=config.demo)
+        self._guard: Guard | None = None
+        if config.auth.on:
+            keepers = urls or {}
+            self._guard = Guard(config.auth, keepers["postgres"], keepers["redis"], self._changed)
+        self.door = Door(self.node, self._guard, demo=config.demo)
         self.port = self.metrics_port = 0  # the real ones, once open
         self._broker, self._stores, self._sockets = broker, stores, list(sockets)
         self._server = HTTPServer(application(self.door, config), idle_connection_timeout=75, body_timeout=30)
@@ -158,7 +177,10 @@ class Service:
     @classmethod
     def of(cls, config: Config, urls: Mapping[str, str], sockets: Sequence[socket.socket] = ()) -> Service:
         name = name_of(config)
-        return cls(config, broker_of(config, urls, name), stores_of(config, urls), name, sockets)
+        return cls(config, broker_of(config, urls, name), stores_of(config, urls), name, sockets, urls)
+
+    def _changed(self, user: str | None) -> None:
+        self.door.review(user)
 
     async def open(self) -> None:
         """Raises StartError where the port is taken. Stores and broker may come up later."""
@@ -177,6 +199,9 @@ class Service:
         for feed in self.feeds:
             feed.open()
             self._stack.push_async_callback(feed.close)
+        if self._guard is not None:
+            await self._guard.open()
+            self._stack.push_async_callback(self._guard.close)
         self.door.open()
         self._stack.push_async_callback(self.door.close)
         self._server.add_sockets(sockets)

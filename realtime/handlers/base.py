@@ -74,6 +74,10 @@ class Handler(Secure):
         super().set_default_headers()
         self.set_header("Cache-Control", "no-store")
 
+    def get_current_user(self) -> Identity | None:
+        """For Tornado's `authenticated`, which sends those who have none to sign in."""
+        return None if self.door.gate.asks and not self.identity.known else self.identity
+
     def answer(self, body: object, status: int = 200) -> None:
         """JSON, whatever msgspec can encode."""
         self.set_status(status)

@@ -6,17 +6,22 @@ the other's. Tickets are for what cannot send headers, EventSource and a browser
 
 from __future__ import annotations
 
-from tornado.web import RequestHandler
+from typing import TYPE_CHECKING, Any
+
+from tornado.web import create_signed_value, decode_signed_value
 
 from ..auth.gate import Shown
-from ..errors import Forbidden, Unauthorized
+from ..errors import Forbidden, StoreDown, Unauthorized
+
+if TYPE_CHECKING:
+    from .base import Handler
 
 SIGN_IN = "realtime_sign_in"
 DAYS = 0.5  # that a cookie is good for
 MAX_TOKEN = 8192  # characters
 
 
-def shown(handler: RequestHandler, *, ticket: bool = False) -> Shown:
+def shown(handler: Handler, *, ticket: bool = False) -> Shown:
     """Raises Unauthorized for what is no credential at all."""
     header = handler.request.headers.get("Authorization")
     if header is not None:
@@ -30,37 +35,44 @@ def shown(handler: RequestHandler, *, ticket: bool = False) -> Shown:
     return Shown(sign_in=_sign_in(handler))
 
 
-def remember(handler: RequestHandler, secret: str) -> None:
-    """In the browser, that it is signed in."""
-    secure = is_secure(handler)
-    handler.set_signed_cookie(
-        _name(handler), secret, expires_days=DAYS, path="/", httponly=True, samesite="Lax", secure=secure
-    )
+def remember(handler: Handler, secret: str) -> None:
+    """In the browser, that it is signed in. Raises StoreDown."""
+    if handler.door.guard is None or handler.door.guard.keys is None:
+        raise StoreDown("the keys that cookies are signed with are not known yet")
+    secrets, version = handler.door.guard.keys
+    signed = create_signed_value(secrets, _name(handler), secret, key_version=version)
+    handler.set_cookie(_name(handler), signed.decode(), max_age=round(DAYS * 86_400), **_attributes(handler))
 
 
-def forget(handler: RequestHandler) -> None:
-    handler.clear_cookie(_name(handler), path="/", httponly=True, samesite="Lax", secure=is_secure(handler))
+def forget(handler: Handler) -> None:
+    handler.clear_cookie(_name(handler), **_attributes(handler))
 
 
-def is_secure(handler: RequestHandler) -> bool:
+def _attributes(handler: Handler) -> dict[str, Any]:
+    return {"path": "/", "httponly": True, "samesite": "Lax", "secure": is_secure(handler)}
+
+
+def is_secure(handler: Handler) -> bool:
     """Whether the browser spoke TLS."""
     return handler.request.protocol == "https"
 
 
-def check_origin_is_told(handler: RequestHandler) -> None:
+def check_origin_is_told(handler: Handler) -> None:
     """A browser says where a page is from when it opens a WebSocket; whoever shows its cookie without that is none."""
     headers = handler.request.headers
     if "Origin" not in headers and "Sec-Fetch-Site" not in headers:
         raise Forbidden("a cookie without an Origin", hint="what is no browser sends a token")
 
 
-def _sign_in(handler: RequestHandler) -> str | None:
-    if handler.application.settings.get("cookie_secret") is None:
+def _sign_in(handler: Handler) -> str | None:
+    keys = None if handler.door.guard is None else handler.door.guard.keys
+    if keys is None:
         return None
-    value = handler.get_signed_cookie(_name(handler), max_age_days=DAYS)
+    secrets, _ = keys
+    value = decode_signed_value(secrets, _name(handler), handler.get_cookie(_name(handler)), max_age_days=DAYS)
     return value.decode() if value else None
 
 
-def _name(handler: RequestHandler) -> str:
+def _name(handler: Handler) -> str:
     """`__Host-`: browsers take it over TLS alone, and from this very host."""
     return f"__Host-{SIGN_IN}" if is_secure(handler) else SIGN_IN

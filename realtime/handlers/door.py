@@ -12,6 +12,7 @@ from tornado.iostream import BaseIOStream
 
 from ..audience import Way
 from ..auth.gate import Gate, Open
+from ..auth.guard import Guard
 from ..errors import Draining
 from ..node import Node
 from ..rights import Identity
@@ -153,8 +154,10 @@ class Awaiting(Conversation):
 
 
 class Door:
-    def __init__(self, node: Node, gate: Gate | None = None, *, demo: bool = False) -> None:
-        self.node, self.gate, self.demo = node, gate or Open(), demo
+    def __init__(self, node: Node, guard: Guard | None = None, *, demo: bool = False) -> None:
+        """`guard`: without it nobody is asked who they are."""
+        self.node, self.guard, self.demo = node, guard, demo
+        self.gate: Gate = Open() if guard is None else guard.gate
         self.draining = False
         self.turns, self.heart = Turns(), Heart()
         self.over = self.turns.crowd  # one for all

@@ -186,6 +186,14 @@ ROUTES: dict[str, dict[str, Operation]] = {
     "/metrics": {"get": _plain("Numbers for Prometheus", CONTENT_TYPE.partition(";")[0], {"type": "string"})},
     "/v1/openapi.json": {"get": _plain("This document", JSON, _THING)},
     "/v1/stores": {"get": _plain("What there is, and how current it is", JSON, _THING, known=True)},
+    "/v1/me": {"get": _plain("Who asks, as this service sees them", JSON, _THING, known=True)},
+    "/v1/ticket": {
+        "post": Operation(
+            "A ticket, good once: `?ticket=` of /v1/ws or of a stream",
+            {201: Answer("Here it is.", {JSON: _THING})},
+            (errors.BrokerDown,),
+        )
+    },
     "/v1/live": {
         "get": Operation(
             "Several selections at once, live",

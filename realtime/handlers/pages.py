@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tornado.web import StaticFileHandler
+from tornado.web import StaticFileHandler, authenticated
 
 from .base import Handler, Secure
 
@@ -17,6 +17,7 @@ class PageHandler(Handler):
         super().set_default_headers()
         self.set_header("Content-Security-Policy", POLICY)
 
+    @authenticated
     def get(self) -> None:
         self.set_header("Cache-Control", "no-cache")
         self.render("index.html", node=self.node.name, demo=self.door.demo)

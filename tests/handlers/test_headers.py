@@ -25,7 +25,15 @@ from realtime.rights import ADMIN, NOBODY, Identity
 from realtime.stores.memory import MemoryStore
 
 PATHS = ["/", "/healthz", "/readyz", "/metrics", "/v1/stores", "/v1/live?subscribe=memory/a&wait=0", "/v1/ws"]
-PATHS += ["/v1/openapi.json", "/v1/memory/a?wait=0", "/v1/memory/a/b", "/static/app.mjs", "/static/favicon.svg"]
+PATHS += [
+    "/v1/me",
+    "/v1/ticket",
+    "/v1/openapi.json",
+    "/v1/memory/a?wait=0",
+    "/v1/memory/a/b",
+    "/static/app.mjs",
+    "/static/favicon.svg",
+]
 WRONG = ["/nothing", "/static/nothing", "/static/../pyproject.toml", "/v1/oracle/a?wait=0", "/v1/memory/a?cursor=x"]
 
 
@@ -157,7 +165,7 @@ async def body(service: Service, path: str, **headers: str) -> Any:
 
 
 def test_numbers_on_a_port_of_their_own(io_loop: IOLoop) -> None:
-    config = Config(port=0, metrics_port=0, auth=Auth(on=True))
+    config = Config(port=0, metrics_port=0)
     service = Service(config, MemoryBroker(), [MemoryStore("memory")], "node-1")
 
     async def run() -> Any:
