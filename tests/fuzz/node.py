@@ -1,0 +1,81 @@
+"""A whole node on memory in a thread of its own, for clients that block: the fuzzers' tools, and sockets by hand.
+
+What it logs reaches the test's `caplog`, so that whatever goes wrong in the thread fails the test as anywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from realtime.app import Service
+from realtime.brokers.memory import MemoryBroker
+from realtime.config import Config
+from realtime.stores.memory import MemoryStore
+from tests.wait import until
+
+PAGE = resource.getpagesize()
+
+
+class Running:
+    """One that runs, and what it holds."""
+
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+        self.service, self._loop = service, loop
+        self.port = service.port
+        self.base = f"http://127.0.0.1:{service.port}"
+
+    def holds(self) -> dict[str, float]:
+        """What has to be as it was when everybody has gone."""
+        found: Future[dict[str, float]] = Future()
+        self._loop.call_soon_threadsafe(lambda: found.set_result(self._counted()))
+        return found.result(10)
+
+    def _counted(self) -> dict[str, float]:
+        registry = self.service.metrics.registry
+        transports = ("websocket", "sse", "ndjson", "poll")
+        names = {each: ("realtime_connections", {"transport": each}) for each in transports}
+        names |= {"subscriptions": ("realtime_subscriptions", {}), "tasks": ("realtime_tasks", {})}
+        return {short: registry.get_sample_value(*name) or 0 for short, name in names.items()}
+
+    def settles(self, before: dict[str, float]) -> None:
+        """Fails with what is left over."""
+        with suppress(TimeoutError):
+            asyncio.run(until(lambda: self.holds() == before))
+        now = self.holds()
+        assert now == before, f"left over: {now}, before: {before}"
+
+
+def memory() -> int:
+    """Bytes of this process, once what is garbage is gone."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+@contextmanager
+def running(config: Config | None = None) -> Iterator[Running]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="node")
+    thread.start()
+    broker = MemoryBroker()
+    service = asyncio.run_coroutine_threadsafe(_service(config or Config(port=0, drain=1), broker), loop).result(10)
+    try:
+        yield Running(service, loop)
+    finally:
+        asyncio.run_coroutine_threadsafe(service.close(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _service(config: Config, broker: MemoryBroker) -> Service:
+    service = Service(config, broker, [MemoryStore("memory")], "node-1")
+    await service.open()
+    await until(lambda: "memory" in broker.wire.marks)
+    return service
