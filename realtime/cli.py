@@ -1,4 +1,4 @@
-"""The command line: `realtime serve` (the verb when none is given), `realtime track TABLE`, `realtime verify`.
+"""The command line: `realtime serve` (the verb when none is given), `track`, `verify`, and those of `commands`.
 
 Data goes to standard output, talk to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong
 configuration. The server's parts are imported by the verbs that need them, so that `--help` is quick.
@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from . import __version__
+from . import __version__, commands
+from .commands import config_option, data_option
 from .config import load
 from .errors import ConfigError, RealtimeError, StartError
 
@@ -46,10 +47,6 @@ class DefaultVerb(click.Group):
         return super().parse_args(ctx, args)
 
 
-_data = click.option("--data", type=click.Path(file_okay=False), help="Where bundled servers keep data.")
-_config = click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings.  [realtime.toml]")
-
-
 @click.group(cls=DefaultVerb, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="realtime")
 def cli() -> None:
@@ -59,9 +56,9 @@ def cli() -> None:
 @cli.command()
 @click.option("-p", "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.  [8888]")
 @click.option("--host", help="Address to listen on.  [127.0.0.1]")
-@_data
+@data_option
 @click.option("--demo", is_flag=True, default=None, help="Sample data that moves, and simulated weather.")
-@_config
+@config_option
 def serve(config: Path | None, **flags: Any) -> None:
     """Serve the live key space.
 
@@ -77,8 +74,8 @@ def serve(config: Path | None, **flags: Any) -> None:
 
 @cli.command()
 @click.argument("table")
-@_config
-@_data
+@config_option
+@data_option
 def track(table: str, config: Path | None, data: str | None) -> None:
     """Make a PostgreSQL TABLE live: `name` or `schema.name`, with a primary key. Running nodes notice at once."""
     settings = load({"data": data}, os.environ, config)
@@ -97,7 +94,7 @@ def track(table: str, config: Path | None, data: str | None) -> None:
 @click.option("--list", "listed", is_flag=True, help="Say which faults there are.")
 @click.option("--at", multiple=True, metavar="URL", help="A node that runs already; may be repeated.  [our own]")
 @click.option("--json", "as_json", is_flag=True, help="The report as a line of JSON for each run.")
-@_config
+@config_option
 def verify(config: Path | None, seeds: list[int] | None, listed: bool, as_json: bool, **given: Any) -> None:
     """Prove what is promised: no gap, no regression, the right value in the end, under faults.
 
@@ -120,6 +117,10 @@ def verify(config: Path | None, seeds: list[int] | None, listed: bool, as_json: 
     sys.exit(1 if broken else 0)
 
 
+for group in (commands.user, commands.token, commands.settings):
+    cli.add_command(group)
+
+
 def main() -> None:
     try:
         cli(prog_name="realtime")
@@ -127,5 +128,6 @@ def main() -> None:
         click.echo(str(error), err=True)
         sys.exit(BAD_CONFIGURATION)
     except (StartError, RealtimeError) as error:
-        click.echo(f"realtime: {error}", err=True)
+        hint = getattr(error, "hint", None)
+        click.echo(f"realtime: {error}" + (f" ({hint})" if hint else ""), err=True)
         sys.exit(1)

@@ -63,7 +63,7 @@ def _settle() -> None:
 
 async def track(config: Config, table: str) -> None:
     """Name a table of Postgres as live, on the server that the configuration means."""
-    async with _postgres(config) as url:
+    async with postgres_of(config) as url:
         store = PostgresStore(url, config.tables)
         await store.open()
         try:
@@ -73,7 +73,7 @@ async def track(config: Config, table: str) -> None:
 
 
 @asynccontextmanager
-async def _postgres(config: Config) -> AsyncIterator[str]:
+async def postgres_of(config: Config) -> AsyncIterator[str]:
     """The one that is configured, or the one that a running service brought along, or else our own for a moment."""
     running = _running(_data(config))
     if config.database_url is not None:
@@ -148,8 +148,11 @@ def signalled() -> asyncio.Event:
 
 
 def address_of(service: Service) -> str:
-    host = service.config.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{service.port}"
+    return address(service.config.host, service.port)
+
+
+def address(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _banner(service: Service, own: Embedded | None) -> None:

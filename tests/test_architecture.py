@@ -27,7 +27,8 @@ FLOORS = [
     {"handlers"},
     {"embedded", "demo", "app"},
     {"serve"},
-    {"verify"},
+    {"verify", "admin"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -111,9 +111,15 @@ def test_the_service_with_its_own_servers(data: Path) -> None:
         answer = realtime("track", "nowhere", REALTIME_DATA=str(data))
         assert answer.returncode == 1
         assert "nowhere" in answer.stderr
+        assert (
+            "ann@example.org has an account" in realtime("user", "add", "ann@example.org", "--data", str(data)).stderr
+        )
         begin = time.monotonic()
         assert service.end() == 0
         assert time.monotonic() - begin < 10
+    answer = realtime("user", "ls", "--data", str(data))  # on a server that runs for this alone
+    assert "ann@example.org" in answer.stdout
+    assert "starting PostgreSQL" in answer.stderr
     with served(data, "--demo") as service:
         assert _json(f"{service.address()}/v1/redis/sensors/kept") == 1
         assert service.end(signal.SIGINT) == 0
