@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import asyncpg
 
 from ..errors import Refused, UnknownChannel
-from .pgtable import Stale, Table, load_tables, normal
+from .pgtable import OURS, Stale, Table, load_tables, normal
 
 if TYPE_CHECKING:
     from .pgpool import Connection
@@ -91,7 +91,9 @@ class Catalog:
         if not self._tracking:
             return self._configured
         return self._configured.union(
-            row["name"] for row in await connection.fetch("SELECT name FROM _realtime.tracked")
+            row["name"]
+            for row in await connection.fetch("SELECT name FROM _realtime.tracked")
+            if not row["name"].startswith(OURS)  # whoever wrote that
         )
 
     async def _prepare(self, connection: Connection) -> None:

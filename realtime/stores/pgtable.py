@@ -20,6 +20,7 @@ from msgspec import Raw
 from ..errors import Refused
 from .pgtypes import JSON_TYPES, Convert, Type, Types, base, converter
 
+OURS: Final = "_realtime."  # begins the names of tables that no channel shows
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -152,9 +153,11 @@ def split_key(key: str) -> list[str]:
 
 
 def normal(name: str) -> str:
-    """A table's collection: `entries` for `public.entries`. Raises ValueError for one that no channel can name."""
+    """A table's collection: `entries` for `public.entries`. Raises ValueError for one that no channel may name."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"not a table's name: {name[:160]!r}")
+    if name.startswith(OURS):
+        raise ValueError(f"{name[:160]!r} is the service's own: who may sign in is nobody's to see")
     return name.removeprefix("public.")
 
 

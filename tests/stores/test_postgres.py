@@ -331,3 +331,19 @@ def test_bad_names_are_refused_before_anything_is_opened() -> None:
         PostgresStore("postgresql://nowhere/", ["a b"])
     with pytest.raises(ConfigError, match="not a replication slot's name"):
         PostgresStore("postgresql://nowhere/", slot="Not-a-slot")
+
+
+@pytest.mark.asyncio
+async def test_who_may_sign_in_is_no_collection(db: Database) -> None:
+    """However somebody asks for it, rights to a channel never show the accounts."""
+    with pytest.raises(ConfigError, match=r"_realtime\.users"):
+        PostgresStore(db.url, ["_realtime.users"])
+    async with db.store() as store:
+        with pytest.raises(Refused, match=r"_realtime\.users"):
+            await store.track("_realtime.users")
+        await store.collections()  # makes the tables that are ours
+        await db.sql.execute("CREATE TABLE _realtime.users (id text PRIMARY KEY)")
+        await db.sql.execute("INSERT INTO _realtime.tracked VALUES ('_realtime.users')")
+        assert list(await store.collections()) == ["entries"]
+        with pytest.raises(UnknownChannel):
+            await store.snapshot("_realtime.users")
