@@ -37,7 +37,7 @@ class ProtocolError(RealtimeError):
 
     def __init__(self, message: str, *, hint: str | None = None, about: object = None) -> None:
         super().__init__(message, hint=hint)
-        self.about = about if isinstance(about, (int, str)) else None
+        self.about = about if isinstance(about, (int, str)) and not isinstance(about, bool) else None
 
 
 class BadCursor(ProtocolError):

@@ -142,6 +142,13 @@ def test_an_error_is_not_as_large_as_what_it_is_about(request_: object) -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(("id_", "about"), [("a", "a"), (7, 7), (False, None), (1.5, None), ([], None), (None, None)])
+def test_an_error_names_an_id_only_where_it_could_be_one(id_: object, about: object) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.decode_request(json.dumps({"type": "subscribe", "id": id_}), "json")
+    assert (caught.value.about, type(caught.value.about)) == (about, type(about))
+
+
 def test_an_id_has_a_longest() -> None:
     longest = protocol.Unsubscribe("x" * protocol.MAX_ID)
     assert protocol.decode_request(msgspec.json.encode(longest), "json") == longest
