@@ -23,6 +23,7 @@ from .jwks import ALGORITHMS, Key, keys_of
 FAMILIES = ("HS", "RS", "PS", "ES", "EdDSA")
 REQUIRED = ["exp", "sub", "aud", "iss"]
 LEEWAY = 10  # seconds that clocks may differ
+LATEST = 253402300799  # the last second that a date has
 LONGEST = 8192  # characters of a token
 LONGEST_NAME = 200  # characters of `sub` and `jti`
 ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -62,12 +63,15 @@ class Jwts:
         user, number = claims["sub"], claims.get("jti", "")
         if not _is_name(user):
             raise Unauthorized(f"the token's sub is not 1 to {LONGEST_NAME} printable characters")
+        expires = int(claims["exp"])  # as the library has read it
+        if expires > LATEST:
+            raise Unauthorized("the token's exp is no date")
         return Identity(
             user=user,
             roles=_roles(claims.get(self._settings.roles)),
             proof="jwt",
             id=number if _is_name(number) else sha256(text.encode()).hexdigest()[:32],
-            expires=float(claims["exp"]),
+            expires=expires,
         )
 
     def _claims(self, text: str, key: Key) -> Mapping[str, Any]:
@@ -81,7 +85,7 @@ class Jwts:
                 leeway=LEEWAY,
                 options={"require": REQUIRED, "enforce_minimum_key_length": True},
             )
-        except (wrong.PyJWTError, ValueError, RecursionError) as error:
+        except wrong.PyJWTError as error:
             raise _refusal(error) from None
 
 

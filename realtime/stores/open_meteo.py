@@ -1,26 +1,23 @@
 """Open-Meteo's forecast API, no more of it than the weather now: one request for all places.
 
-What answers is not trusted: no redirect is followed, a body is bounded before and after it is unpacked, times are
-short, and whatever does not have the documented shape is a miss, not an error. (open-meteo.com/en/docs; weather data
-by Open-Meteo.com, CC BY 4.0)
+What answers is not trusted (`addresses`): whatever does not have the documented shape is a miss, not an error.
+(open-meteo.com/en/docs; weather data by Open-Meteo.com, CC BY 4.0)
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
-from tornado.httpclient import HTTPError, HTTPResponse
+from tornado.httpclient import HTTPResponse
 from tornado.httputil import url_concat
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from ..addresses import Address, NoAnswer
 from ..config import Place
 
 MAX_BODY = 1 << 20
-CONNECT, REQUEST = 5.0, 10.0  # seconds
 
 
 class Current(Struct, frozen=True):
@@ -53,37 +50,28 @@ class Missed(Exception):
 
 
 class OpenMeteo:
+    """Raises ConfigError where the URI is not one that may be asked."""
+
     provider = "open-meteo"
 
     def __init__(self, uri: str, places: Sequence[Place]) -> None:
         self._count = len(places)
-        self._url = url_concat(
-            uri,
-            {
-                "latitude": ",".join(f"{place.lat:g}" for place in places),
-                "longitude": ",".join(f"{place.lon:g}" for place in places),
-                "current": ",".join(Current.__struct_fields__[1:]),
-                "timeformat": "unixtime",
-                "wind_speed_unit": "ms",
-                "forecast_days": "1",
-            },
-        )
+        query = {
+            "latitude": ",".join(f"{place.lat:g}" for place in places),
+            "longitude": ",".join(f"{place.lon:g}" for place in places),
+            "current": ",".join(Current.__struct_fields__[1:]),
+            "timeformat": "unixtime",
+            "wind_speed_unit": "ms",
+            "forecast_days": "1",
+        }
+        self._address = Address("weather.uri", url_concat(uri, query), max_body=MAX_BODY)
 
     async def observe(self) -> list[Current]:
         """In the order of the places, as the answer has no names. Raises Missed."""
-        client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_BODY)
-        fetch = client.fetch(
-            self._url, raise_error=False, follow_redirects=False, connect_timeout=CONNECT, request_timeout=REQUEST
-        )
-        fetch.add_done_callback(_seen)
         try:
-            await asyncio.wait([fetch])  # and not itself, as Tornado calls it a defect if a cancelled one fails later
-            response = fetch.result()
-        except (HTTPError, OSError, ValueError) as error:
-            raise Missed(f"{type(error).__name__}: {error}") from None
-        finally:
-            client.close()
-        return self._read(response)
+            return self._read(await self._address.get())
+        except NoAnswer as error:
+            raise Missed(str(error)) from None
 
     def _read(self, response: HTTPResponse) -> list[Current]:
         if response.code != 200:
@@ -96,12 +84,6 @@ class OpenMeteo:
         if len(found) != self._count:
             raise Missed(f"{len(found)} answers for {self._count} places")
         return [answer.current for answer in found]
-
-
-def _seen(fetch: asyncio.Future[HTTPResponse]) -> None:
-    """An error that nobody waits for any more is nobody's."""
-    if not fetch.cancelled():
-        fetch.exception()
 
 
 def _reason(body: bytes) -> str:

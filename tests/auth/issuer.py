@@ -52,9 +52,12 @@ def private_pem(algorithm: str) -> str:
     return pem.decode()
 
 
-def jwk(kid: str, algorithm: str = "ES256", number: int = 0, **members: object) -> dict[str, object]:
-    public = private_key(algorithm, number).public_key()
-    return {**get_default_algorithms()[algorithm].to_jwk(public, as_dict=True), "kid": kid, "use": "sig", **members}
+def jwk(
+    kid: str, algorithm: str = "ES256", number: int = 0, *, private: bool = False, **members: object
+) -> dict[str, object]:
+    key = private_key(algorithm, number)
+    shown = get_default_algorithms()[algorithm].to_jwk(key if private else key.public_key(), as_dict=True)
+    return {**shown, "kid": kid, "use": "sig", **members}
 
 
 def key_set(*keys: dict[str, object]) -> str:

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jwt import PyJWS
 from jwt.utils import base64url_encode
 from tornado.web import RequestHandler
 
@@ -157,6 +158,7 @@ BAD: dict[str, tuple[Jwts, Callable[[], str], str]] = {
     "expired": (SHARED, lambda: token(exp=NOW - 11), "the token has expired"),
     "exp is no number": (SHARED, lambda: token(exp="soon"), NO_TOKEN),
     "exp without end": (SHARED, lambda: token(exp=float("inf")), NO_TOKEN),
+    "exp beyond dates": (SHARED, lambda: token(exp=10**400), "the token's exp is no date"),
     "not yet valid": (SHARED, lambda: token(nbf=int(time.time()) + 30), "the token is not valid yet"),
     "issued in future": (SHARED, lambda: token(iat=int(time.time()) + 30), "the token is not valid yet"),
     "no sub": (SHARED, lambda: token(sub=None), "the token has no sub"),
@@ -174,6 +176,8 @@ BAD: dict[str, tuple[Jwts, Callable[[], str], str]] = {
     "no dots": (SHARED, lambda: "abc", NO_TOKEN),
     "a deep header": (SHARED, lambda: f"{base64url_encode(b'[' * 4000).decode()}.e30.e30", NO_TOKEN),
     "a header that is none": (SHARED, lambda: f"{base64url_encode(b'[1]').decode()}.e30.e30", NO_TOKEN),
+    "a deep body": (SHARED, lambda: PyJWS().encode(b"[" * 4000, SECRET, "HS256"), NO_TOKEN),
+    "a body that is none": (SHARED, lambda: PyJWS().encode(b"[1]", SECRET, "HS256"), NO_TOKEN),
     "half a character": (SHARED, lambda: "\ud800.e30.e30", NO_TOKEN),
     "long": (SHARED, lambda: token(more="x" * 8192), "the token is longer than 8192 characters"),
 }
@@ -247,6 +251,12 @@ def test_without_an_issuer_there_is_nothing() -> None:
         Jwts.of(Jwt(audience=AUDIENCE))
 
 
+def test_an_issuer_may_be_in_a_private_network() -> None:
+    jwts_of(jwks="https://10.0.0.1/keys", algorithms=("RS256",))
+    with pytest.raises(ConfigError, match="is not asked"):
+        jwts_of(jwks="https://169.254.169.254/keys", algorithms=("RS256",))
+
+
 # a set of keys, in a file -------------------------------------------------------------------------------------------
 
 
@@ -289,7 +299,7 @@ async def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path, capl
         for each in (
             jwk("one", use="enc"),
             jwk("one", alg="ES384"),
-            jwk("one", d="AAAA"),
+            jwk("one", private=True),
             jwk("one", kty="oct", k="AAAA"),
             jwk("one", "ES384"),
             jwk("one", x=5),
@@ -308,7 +318,7 @@ def test_a_file_without_a_key_for_us_is_refused(tmp_path: Path, text: str) -> No
 @pytest.mark.asyncio
 async def test_a_key_is_for_its_algorithms_only(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text(
-        key_set(jwk("p256"), jwk("p384", "ES384"), jwk("rsa", "RS256"), {"kty": "new"}, jwk("d", d="AAAA"))
+        key_set(jwk("p256"), jwk("p384", "ES384"), jwk("rsa", "RS256"), {"kty": "new"}, jwk("d", private=True))
     )
     jwts = jwts_of(jwks=str(tmp_path / "keys.json"), algorithms=("ES256", "ES384"))
     assert (await jwts.identity(es("p256"))).user == "ada"
@@ -390,8 +400,12 @@ async def test_one_who_goes_takes_no_keys_from_the_others() -> None:
         assert len(there.fetches) == 1
 
 
+WRONG = key_set(jwk("two", number=1))  # keys, but not in a good answer
+
+
 def endless(handler: RequestHandler) -> object:
     async def drip() -> None:
+        handler.write(WRONG)
         for _ in range(64):
             handler.write(b" " * (1 << 14))
             await handler.flush()
@@ -405,6 +419,7 @@ def redirect(handler: RequestHandler) -> None:
 
 def down(handler: RequestHandler) -> None:
     handler.set_status(503)
+    handler.finish(WRONG)
 
 
 def garbage(handler: RequestHandler) -> None:
@@ -434,16 +449,20 @@ async def test_the_last_keys_stay_good_while_the_issuer_does_not_answer(
             await jwts.identity(es("one"))
         assert there.fetches == ["/keys"]
         clock.now += 10
+        with pytest.raises(Unavailable):
+            await jwts.identity(es("one"))
+        assert len(there.fetches) == 2
+        clock.now += 10
         there.answer = there.show
         await jwts.identity(es("one"))
-        assert len(there.fetches) == 2
+        assert len(there.fetches) == 3
         clock.now += 600
         there.answer = harm
         for _ in range(3):
             assert (await jwts.identity(es("one"))).user == "ada"
-        assert there.fetches == ["/keys"] * 3
+        assert there.fetches == ["/keys"] * 4
         assert "does not show" in await refused(jwts, es("two", 1))
-        assert len(there.fetches) == 3
+        assert len(there.fetches) == 4
         clock.now += 10
         there.keys, there.answer = key_set(jwk("two", number=1)), there.show
         assert (await jwts.identity(es("two", 1))).user == "ada"

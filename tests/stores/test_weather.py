@@ -19,11 +19,10 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from realtime import errors
+from realtime import addresses, errors
 from realtime.config import PLACES, Place
 from realtime.embedded import Embedded
 from realtime.protocol import ANYHOW, Change
-from realtime.stores import open_meteo
 from realtime.stores.base import Batch, Lost, Spoken
 from realtime.stores.keeper import Item, Keeper, MemoryKeeper, RedisKeeper
 from realtime.stores.weather import WeatherStore
@@ -232,7 +231,7 @@ BAD: dict[str, Callable[[Upstream], Answer]] = {
 async def test_a_bad_answer_makes_values_stale_and_is_got_over(
     bad: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(open_meteo, "REQUEST", 0.2)
+    monkeypatch.setattr(addresses, "REQUEST", 0.2)
     async with provider() as (upstream, uri):
         store = store_of(uri)
         async with aclosing(store.changes(None)) as changes:
@@ -318,6 +317,15 @@ def unused() -> str:
     port = socket.getsockname()[1]
     socket.close()
     return f"http://127.0.0.1:{port}/v1/forecast"
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://weather.example/v1", "file:///etc/passwd", "weather.example", "https://10.0.0.1"]
+)
+def test_an_address_that_may_not_be_asked_is_refused(uri: str) -> None:
+    with pytest.raises(errors.ConfigError, match=r"weather\.uri"):
+        store_of(uri)
+    WeatherStore(uri=uri, keeper=MemoryKeeper(), simulated=True)  # nobody is asked
 
 
 @pytest.mark.asyncio
