@@ -321,3 +321,9 @@ async def test_nobody_there() -> None:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(NoAnswer):
             await address(f"http://127.0.0.1:{free.getsockname()[1]}/").get()
+
+
+@pytest.mark.asyncio
+async def test_a_name_that_no_resolver_takes() -> None:
+    with pytest.raises(NoAnswer, match="label"):
+        await address(f"https://{'a' * 64}.example/").get()
