@@ -11,7 +11,7 @@ import asyncpg
 import redis.asyncio
 
 from realtime.app import Service
-from realtime.config import Config
+from realtime.config import Auth, Config
 from realtime.embedded import Embedded
 from tests.wait import until
 
@@ -73,9 +73,9 @@ async def databases(servers: Embedded) -> AsyncIterator[dict[str, str]]:
 
 
 @asynccontextmanager
-async def node(urls: Mapping[str, str], number: int = 0) -> AsyncIterator[Service]:
+async def node(urls: Mapping[str, str], number: int = 0, auth: Auth = Auth()) -> AsyncIterator[Service]:  # noqa: B008
     """One that may not be ready yet."""
-    service = Service.of(Config(port=0, demo=True, node=f"node-{number}"), urls)
+    service = Service.of(Config(port=0, demo=True, node=f"node-{number}", auth=auth), urls)
     try:
         await service.open()
         yield service
