@@ -82,7 +82,7 @@ PEOPLE = {
 NOBODY = None
 
 # (channel, whose key) → who may read, who may write
-EVERYBODY: set[str | None] = {*PEOPLE} - {
+EVERYBODY = set[str | None](PEOPLE.keys() - {"gone", "narrow"})  # the scope of narrow has no weather in it
     "gone",
     "narrow",
 }  # the token of narrow has a scope, which the weather is not in
