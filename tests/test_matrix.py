@@ -83,9 +83,6 @@ NOBODY = None
 
 # (channel, whose key) → who may read, who may write
 EVERYBODY = set[str | None](PEOPLE.keys() - {"gone", "narrow"})  # the scope of narrow has no weather in it
-    "gone",
-    "narrow",
-}  # the token of narrow has a scope, which the weather is not in
 TABLE: dict[tuple[str, str], tuple[set[str | None], set[str | None]]] = {
     ("redis/notes", "own"): ({"owner", "admin"}, {"owner", "admin"}),
     ("redis/notes", "other"): ({"admin"}, {"admin"}),
