@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from ipaddress import ip_address
 
+from .auth.jwts import Jwts
 from .auth.rules_file import read_rules
 from .config import Config
 from .errors import ConfigError
@@ -28,6 +29,7 @@ def refuse(config: Config) -> None:
             f"config: auth.rules is {auth.rules!r}, but nobody is asked who they are: set REALTIME_AUTH__ON=1"
         )
     read_rules(auth.rules)
+    Jwts.of(auth.jwt)
 
 
 def is_loopback(host: str) -> bool:

@@ -231,7 +231,25 @@ def test_rules_that_are_wrong_are_said(tmp_path: Path, rules: str | None, words:
     assert words in answer.stderr
 
 
-def test_a_configuration_that_does_not_start_is_not_ok() -> None:
-    answer = realtime("", "config", "check", REALTIME_HOST="0.0.0.0")
+JWT = {"REALTIME_AUTH__JWT__ALGORITHMS": "RS256", "REALTIME_AUTH__JWT__AUDIENCE": "us"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"REALTIME_HOST": "0.0.0.0"}, "REALTIME_AUTH__ON=1"),
+        ({"REALTIME_AUTH__ON": "1", "REALTIME_AUTH__COOKIE_SECRETS": "short"}, "auth.cookie_secrets"),
+        ({"REALTIME_AUTH__ON": "1", **JWT}, "auth.jwt"),
+    ],
+)
+def test_a_configuration_that_does_not_start_is_not_ok(variables: dict[str, str], words: str) -> None:
+    answer = realtime("", "config", "check", **variables)
     assert (answer.returncode, answer.stdout) == (78, "")
-    assert "REALTIME_AUTH__ON=1" in answer.stderr
+    assert words in answer.stderr
+
+
+def test_an_issuer_is_not_asked_by_a_look_at_the_configuration() -> None:
+    url = "https://issuer.invalid/keys"
+    issuer = {"REALTIME_AUTH__JWT__JWKS": url, "REALTIME_AUTH__JWT__ISSUER": "https://issuer.invalid/"}
+    answer = realtime("", "config", "check", REALTIME_AUTH__ON="1", **JWT, **issuer)
+    assert (answer.returncode, answer.stderr) == (0, "")

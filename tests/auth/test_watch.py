@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from realtime.auth.accounts import Accounts
 from realtime.auth.known import Known
+from realtime.auth.watch import Watch
 from realtime.embedded import Embedded
 from realtime.errors import StoreDown, Unauthorized
 from realtime.rights import Identity
@@ -148,6 +149,29 @@ async def test_what_one_node_ends_another_does_not_know(db: Database) -> None:
         await until(lambda: ann.id in one_told, seconds=1)
         with pytest.raises(Unauthorized):
             await one.bearer(bearer)
+
+
+async def test_what_a_node_ends_it_does_not_know_before_it_is_told(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "_heard", lambda *_: None)  # as if it came very late
+    async with opened(db.url) as accounts:
+        await accounts.add(EMAIL, "", PASSWORD, [])
+        first, second = [(await accounts.sign_in(EMAIL, PASSWORD, HERE))[0] for _ in range(2)]
+        token, bearer = await accounts.issue(EMAIL, "x", ["read"], None)
+        for call in (accounts.signed_in(first), accounts.signed_in(second), accounts.bearer(bearer)):
+            await call
+        await accounts.sign_out(first)
+        with pytest.raises(Unauthorized):
+            await accounts.signed_in(first)
+        await accounts.revoke(EMAIL, token.id)
+        with pytest.raises(Unauthorized):
+            await accounts.bearer(bearer)
+        await accounts.signed_in(second)
+        assert (await accounts.change(EMAIL, roles=["reader"])).roles == (await accounts.signed_in(second)).roles
+        await accounts.remove(EMAIL)
+        with pytest.raises(Unauthorized):
+            await accounts.signed_in(second)
 
 
 WATCHERS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE '%watch of accounts'"
