@@ -96,7 +96,7 @@ async def by_rest(base: str, path: str, value: Callable[[int], Any]) -> Write:
 
     async def write(number: int) -> None:
         body = json.dumps(value(number)).encode()
-        head = f"PUT /v1/{path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"PUT /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         if not answer.startswith(b"HTTP/1.1 200"):

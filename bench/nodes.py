@@ -28,6 +28,7 @@ from realtime.embedded.process import Process
 
 STORES = ("postgres", "redis", "mongo")
 SETTINGS = {"REALTIME_DEMO": "1", "REALTIME_PORT": "0", "REALTIME_DRAIN": "0", "PYTHONUNBUFFERED": "1"}
+SETTINGS |= {"REALTIME_LIMITS__CONNECTIONS": "100000"}  # as many as there are files
 
 
 FULL = (sys.executable, "-m", "realtime", "serve")

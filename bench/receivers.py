@@ -69,7 +69,7 @@ class Doors(NamedTuple):
     window: int = WINDOW
 
     def hello(self) -> bytes:
-        lines = ["Host: bench", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+        lines = ["Host: localhost", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
         key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455's own; nobody here looks at the answer to it
         return "\r\n".join([f"GET {self.path} HTTP/1.1", *lines, key, "", ""]).encode()
 
@@ -145,7 +145,7 @@ async def receivers(program: Path, doors: Doors, requests: Iterable[bytes]) -> A
 
 def get(path: str, accept: str = "application/json") -> bytes:
     """A client's request, for `sse` and `poll`."""
-    return f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: {accept}\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n".encode()
 
 
 def subscribe(channel: str, key: str | None = None, **more: Any) -> bytes:

@@ -67,7 +67,7 @@ async def by_rest(stack: AsyncExitStack, base: str, store: str) -> Write:
     async def write(key: int, number: int) -> None:
         body = b'{"n":%d}' % number
         reader, writer = connection = await free.get()
-        writer.write(b"PUT /v1/%s/bench/%d HTTP/1.1\r\nHost: bench\r\n" % (store.encode(), key))
+        writer.write(b"PUT /v1/%s/bench/%d HTTP/1.1\r\nHost: localhost\r\n" % (store.encode(), key))
         writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):

@@ -15,7 +15,6 @@ from typing import Any
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio.connection import parse_url
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
@@ -27,6 +26,7 @@ from .errors import ConfigError, StartError
 from .feeds import Feed
 from .handlers.base import Handler, Missing
 from .handlers.door import Door
+from .handlers.entrance import Server, Web
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
 from .handlers.hosts import Hosts, Misdirected
 from .handlers.myself import MyselfHandler, TicketHandler
@@ -114,13 +114,14 @@ def application(door: Door, config: Config = DEFAULTS) -> Application:
     ]
     if metrics:
         routes.append((r"/metrics", MetricsHandler, given))
-    return Application(
+    return Web(
+        door,
         [(_hosts(config), [*routes, (r".*", Missing, given)]), (r".*", Misdirected, given)],
         login_url="/sign-in",
         template_path=str(web / "templates"),
         log_function=_count,
         cross_origin_protection=True,  # a page of another site writes nothing here
-        websocket_max_message_size=1 << 16,
+        websocket_max_message_size=door.bounds.limits.message_bytes,
     )
 
 
@@ -161,17 +162,17 @@ class Service:
         Raises ConfigError.
         """
         self.config, self.metrics = config, Metrics()
-        self.node = Node(name, broker, stores, self.metrics)
+        self.node = Node(name, broker, stores, self.metrics, config.limits)
         self.feeds = [Feed(store, broker, self.metrics, self.node.sources.feed) for store in stores]
         self._guard: Guard | None = None
         if config.auth.on:
             keepers = urls or {}
             self._guard = Guard(config.auth, keepers["postgres"], keepers["redis"], self._changed)
-        self.door = Door(self.node, self._guard, demo=config.demo)
+        self.door = Door(self.node, self._guard, config)
         self.port = self.metrics_port = 0  # the real ones, once open
         self._broker, self._stores, self._sockets = broker, stores, list(sockets)
-        self._server = HTTPServer(application(self.door, config), idle_connection_timeout=75, body_timeout=30)
-        self._inner = HTTPServer(inner_application(self.door))
+        self._server = Server(application(self.door, config), self.door.bounds)
+        self._inner = Server(inner_application(self.door), self.door.bounds)
         self._stack = AsyncExitStack()
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ PREFIX = "REALTIME_"
 # May also be given as the name of a file: <NAME>_FILE
 SECRETS = (("database_url",), ("redis_url",), ("mongodb_uri",), ("auth", "cookie_secrets"), ("auth", "jwt", "key"))
 SECRET = 32  # bytes that a secret has at least
-LISTS = (("tables",), ("hosts",), ("auth", "cookie_secrets"), ("auth", "jwt", "algorithms"))
+LISTS = (("tables",), ("hosts",), ("proxies",), ("auth", "cookie_secrets"), ("auth", "jwt", "algorithms"))
 
 
 class Place(Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +92,33 @@ class Auth(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """What one client, user or address may ask for. docs/security.md has the table."""
+    """What one connection, user or address may ask for, and what a node bears. docs/security.md has the table.
+
+    Rates are a second; four seconds' worth of one may come at once.
+    """
+
+    message_bytes: int = 1 << 16  # of a WebSocket
+    body_bytes: int = 1 << 20  # of a value
+    header_bytes: int = 1 << 14  # of a request
+    idle_seconds: float = 30.0  # for a request's headers, also the next one's
+    body_seconds: float = 10.0  # for a request's body
+    messages: float = 50.0  # rate of a connection, pings and all
+    subscribes: float = 50.0  # rate of a connection
+    user_messages: float = 200.0  # rate of all connections of a user
+    writes: float = 20.0  # rate of a user; of an address, where nobody says who they are
+    subscriptions: int = 128  # of a connection
+    user_subscriptions: int = 1000
+    connections: int = 10_000  # of a node: WebSockets, streams and polls
+    user_connections: int = 100
+    address_connections: int = 20  # of those who do not say who they are
+    snapshots: int = 8  # that a node reads of a store at once
+    snapshot_items: int = 10_000
+    snapshot_bytes: int = 1 << 23
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"limits.{name} must be at least 1 (got {getattr(self, name):g})")
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +136,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     weather: Weather = field(default_factory=Weather)
     history: History = field(default_factory=History)
     drain: float = 6.0  # seconds for clients to leave at a stop
+    proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For and X-Forwarded-Proto are believed
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
 
@@ -119,6 +147,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"metrics_port must be 0 (any free one) to 65535 (got {self.metrics_port})")
         if not 0 <= self.drain <= 3600:
             raise ValueError(f"drain must be 0 to 3600 seconds (got {self.drain:g})")
+        for network in self.proxies:
+            ip_network(network)
 
     @property
     def urls(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ class RealtimeError(Exception):
     status: ClassVar[int] = 500
     close: ClassVar[int | None] = None  # the WebSocket close code, where the connection cannot go on
     hint: str | None = None
+    retry_after: int | None = None  # seconds, where it is no use to come back before
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -122,10 +123,16 @@ class Unsupported(RealtimeError):
 
 
 class TooMany(RealtimeError):
-    """More of something than one connection, user or address may have. `retry_after` is in seconds."""
+    """More of something than one connection, user or address may have."""
 
     code, status = "too_many", 429
-    retry_after: ClassVar[int] = 2
+    retry_after: int = 2
+
+
+class Flooding(TooMany):
+    """It goes on sending too much although it was told."""
+
+    close = 4429
 
 
 class TooSlow(RealtimeError):
@@ -135,10 +142,10 @@ class TooSlow(RealtimeError):
 
 
 class Unavailable(RealtimeError):
-    """Something behind us does not answer; the same request may succeed later. `retry_after` is in seconds."""
+    """Something behind us does not answer; the same request may succeed later."""
 
     code, status = "unavailable", 503
-    retry_after: ClassVar[int] = 2
+    retry_after: int = 2
 
 
 class StoreDown(Unavailable):
@@ -151,6 +158,12 @@ class BrokerDown(Unavailable):
     """The broker does not answer: reads and writes of other stores go on, new subscriptions cannot start."""
 
     code = "broker_down"
+
+
+class Full(Unavailable):
+    """As many are here as may be, of this user, of this address or of all. `retry_after` is not the same for all."""
+
+    code = "full"
 
 
 class Draining(Unavailable):

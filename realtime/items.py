@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from .errors import Conflict, Duplicate, Forbidden, NotFound, RealtimeError, Refused, TooLarge, Unauthorized
-from .protocol import Condition, split_channel
+from .protocol import Condition, check_key, split_channel
 from .rights import Rights, View
 from .stores.base import Snapshot, Store, Written
 
@@ -92,11 +92,13 @@ class Items:
 
 def _named(name: str, key: str | None) -> tuple[str, str | None]:
     split_channel(name)
+    check_key(key)
     return name, key
 
 
 def _view(rights: Rights, name: str, key: str | None = None) -> View | None:
     split_channel(name)
+    check_key(key)
     return rights.view(name, key)
 
 

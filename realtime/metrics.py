@@ -47,6 +47,7 @@ class Metrics:
         self.takeovers = counter("takeovers", "Feeds that this node took over from another, or from nobody.", "store")
         self.reconciles = counter("reconciles", "Changes found by looking, by what made us look.", "store", "by")
         self.tasks = gauge("tasks", "Tasks of the event loop; what only grows is a leak.")
+        self.limited = counter("limited", "Refused, as it was more than may be; by the limit.", "limit")
         self.requests = counter("http_requests", "Answered HTTP requests.", "method", "status")
 
     def text(self) -> bytes:

@@ -14,20 +14,19 @@ from msgspec import Raw, Struct
 
 from .brokers.base import Broker
 from .channels import Channels
+from .config import Limits
 from .errors import BrokerDown, Forbidden, ProtocolError, TooLarge, Unauthorized, UnknownChannel
 from .hub import Hub
 from .items import Items
 from .joins import Joins
 from .metrics import Metrics
-from .protocol import Cursor, Placed, Source, Subscribe, split_channel
+from .protocol import Cursor, Placed, Source, Subscribe, check_key, split_channel
 from .rights import Rights
 from .session import Session
 from .sources import Sources
 from .stores.base import Snapshot, Spoken, Store, Written
 from .subscription import Subscription
 
-MAX_ITEMS = 10_000  # of a snapshot of all keys
-MAX_BYTES = 1 << 23  # the same
 WAIT = 10.0  # seconds that a write waits for its event
 
 
@@ -37,10 +36,13 @@ class Item(Struct):
 
 
 class Node:
-    def __init__(self, name: str, broker: Broker, stores: Sequence[Store], metrics: Metrics) -> None:
-        self.name, self.metrics = name, metrics
+    def __init__(
+        self, name: str, broker: Broker, stores: Sequence[Store], metrics: Metrics, limits: Limits | None = None
+    ) -> None:
+        self.name, self.metrics, self._limits = name, metrics, limits or Limits()
         self.stores: Mapping[str, Store] = {store.name: store for store in stores}
         self.items = Items(self._store_of)
+        self._turns = {name: asyncio.Semaphore(self._limits.snapshots) for name in self.stores}
         self.sources = Sources(stores, metrics, self._tell)
         self._broker, self._hub = broker, Hub()
         self._channels = Channels(broker, self._hub, metrics, self._read, self.sources.heard, self.unsubscribe)
@@ -62,6 +64,7 @@ class Node:
     async def subscribe(self, session: Session, request: Subscribe) -> Subscription:
         """Answer with `subscribed`, then events. Leaves no trace when it raises (RealtimeError) or is cancelled."""
         split_channel(request.channel)
+        check_key(request.key)
         session.rights.view(request.channel, request.key)  # before it shows whether there is such a channel
         store, _ = self._store_of(request.channel)
         cursor = Cursor.parse(request.cursor) if request.cursor else None
@@ -119,16 +122,25 @@ class Node:
         return subscription
 
     async def _read(self, name: str, keys: Sequence[str] | None) -> Snapshot:
-        """A snapshot of some keys, or of all where they are not too many."""
+        """A snapshot of some keys, or of all where they are not too many; so many of a store are read at once."""
         store, collection = self._store_of(name)
-        if keys is not None:
-            return await store.snapshot(collection, keys)
-        snapshot = await store.snapshot(collection, limit=MAX_ITEMS)
+        turn = self._turns[store.name]
+        if turn.locked():
+            self.metrics.limited.labels("snapshots").inc()
+        async with turn:
+            if keys is not None:
+                return await store.snapshot(collection, keys)
+            snapshot = await store.snapshot(collection, limit=self._limits.snapshot_items)
         if snapshot.next is not None:
-            raise TooLarge(f"{name} has more than {MAX_ITEMS} items", hint="subscribe to the keys that you need")
-        if sum(len(bytes(value)) for value in snapshot.items.values()) > MAX_BYTES:
-            raise TooLarge(f"{name} has more than {MAX_BYTES} bytes", hint="subscribe to the keys that you need")
+            raise self._too_large(name, "snapshot_items", "items")
+        if sum(len(bytes(value)) for value in snapshot.items.values()) > self._limits.snapshot_bytes:
+            raise self._too_large(name, "snapshot_bytes", "bytes")
         return snapshot
+
+    def _too_large(self, name: str, limit: str, what: str) -> TooLarge:
+        self.metrics.limited.labels(limit).inc()
+        most = getattr(self._limits, limit)
+        return TooLarge(f"{name} has more than {most} {what}", hint="subscribe to the keys that you need")
 
     def _tell(self, source: Source) -> None:
         """Each session that listens to the store."""
@@ -163,6 +175,7 @@ class Node:
         self, rights: Rights, name: str, key: str | None, write: Callable[[], Awaitable[Written]]
     ) -> tuple[Written, Placed | None]:
         """Write, and wait until its event is in the log: the event, or None where none comes or it takes too long."""
+        check_key(key)
         rights.write(name, key)
         async with self._listening(name, key) as (session, woken):
             written = await write()
@@ -194,6 +207,7 @@ class Node:
     async def _place(self, rights: Rights, name: str, key: str | None = None) -> Cursor | None:
         """Where the channel is, for who may read it."""
         split_channel(name)
+        check_key(key)
         rights.view(name, key)
         self._store_of(name)
         channel = self._channels.get(name)

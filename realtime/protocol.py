@@ -25,11 +25,13 @@ Mode = Literal["latest", "all"]
 State = Literal["live", "lagging", "down"]
 
 MAX_DEPTH = 32
+MAX_KEY = 512  # bytes of UTF-8
 MAX_ID = 128  # characters of a subscription's id
 LEAST_RATE, MOST_RATE = 0.01, 100.0  # of a subscription's max_rate
 
 CURSOR = re.compile(r"v1\.([A-Za-z0-9_-]{1,40})\.([0-9]{1,16})(?:\.([A-Za-z0-9_.-]{1,4096}))?")
 CHANNEL = re.compile(r"[a-z][a-z0-9_]{0,31}/[A-Za-z0-9_.-]{1,128}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Cursor(Struct, frozen=True):
@@ -421,6 +423,13 @@ def split_channel(channel: str) -> tuple[str, str]:
         raise ProtocolError(f"not a channel: {channel[:160]!r}", hint="a channel is store/collection")
     store, _, collection = channel.partition("/")
     return store, collection
+
+
+def check_key(key: str | None) -> None:
+    """Raises ProtocolError for what can be no key; whether a store has such ones is its own affair. None is none."""
+    if key is not None and (_CONTROL.search(key) or len(key.encode(errors="surrogatepass")) > MAX_KEY):
+        hint = f"a key has at most {MAX_KEY} bytes of UTF-8, none of control"
+        raise ProtocolError(f"not a key: {key[:80]!r}", hint=hint)
 
 
 def parse_value(body: bytes) -> Raw:

@@ -14,8 +14,9 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
 import click
 
@@ -37,6 +38,7 @@ TITLES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis"}
 async def serve(config: Config) -> None:
     """Until a signal comes. Raises StartError."""
     urls = config.urls
+    _raise_files()
     missing = [name for name in TITLES if name not in urls]
     check(urls)
     async with AsyncExitStack() as stack:
@@ -50,6 +52,13 @@ async def serve(config: Config) -> None:
         _settle()
         _banner(service, own)
         await _until_stopped(service, own)
+
+
+def _raise_files() -> None:
+    """Have as many files open as the system lets us: each connection is one."""
+    _, hard = getrlimit(RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says "unlimited", and means less
+        setrlimit(RLIMIT_NOFILE, (hard, hard))
 
 
 def _settle() -> None:
@@ -162,6 +171,9 @@ def _banner(service: Service, own: Embedded | None) -> None:
         lines.append(f"  {title:<11} {reach}")
     if service.metrics_port:
         lines.append(f"  {'numbers':<11} http://127.0.0.1:{service.metrics_port}/metrics")
+    most, wanted = service.door.bounds.most, service.config.limits.connections
+    if most < wanted:
+        lines.append(f"  {'connections':<11} {most}, not {wanted}: more need more files (ulimit -n)")
     lines += ["", f"  {CLOSED if service.config.auth.on else OPEN}", ""]
     _say("\n".join(lines))
 

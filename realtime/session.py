@@ -19,7 +19,7 @@ from .waiting import Entry, Waiting
 
 MAX_PENDING = 1 << 20  # bytes of events that may wait for a session; beyond it it has to come back
 MAX_ANSWERS = 1 << 24  # bytes of answers that may wait for a session; beyond it it has to come back
-MAX_SUBSCRIPTIONS = 128  # per session
+MAX_SUBSCRIPTIONS = 128  # per session, unless set
 
 
 class Subscribing(Protocol):
@@ -51,6 +51,7 @@ class Session:
         "_last",
         "_later",
         "_limit",
+        "_most",
         "_paces",
         "_stalled",
         "_waiting",
@@ -67,16 +68,17 @@ class Session:
         wake: Callable[[], None],
         *,
         limit: int = MAX_PENDING,
+        most: int = MAX_SUBSCRIPTIONS,
         way: Way | None = None,
         later: Later | None = None,
         rights: Rights = EVERYTHING,
     ) -> None:
-        """`later`: without it all come as fast as they do."""
+        """`most`: subscriptions. `later`: without it all come as fast as they do."""
         self.subscriptions: dict[int | str, Any] = {}  # Subscription, which is above us
         self.overflown = False  # too slow even when conflated: the transport closes with TooSlow
         self.closed = False  # nothing is to be sent any more
         self.way, self.rights = way, rights
-        self._wake, self._limit, self._later = wake, limit, later
+        self._wake, self._limit, self._most, self._later = wake, limit, most, later
         self._paces: dict[str, Pace] = {}  # by channel
         self._in_crowd: Subscribing | None = None
         self._stalled = False  # the connection takes nothing at present
@@ -89,8 +91,8 @@ class Session:
             raise ProtocolError(
                 f"subscription id {subscription.id!r} is in use", hint="choose another, or unsubscribe it first"
             )
-        if len(self.subscriptions) >= MAX_SUBSCRIPTIONS:
-            raise TooMany(f"more than {MAX_SUBSCRIPTIONS} subscriptions on one connection")
+        if len(self.subscriptions) >= self._most:
+            raise TooMany(f"more than {self._most} subscriptions on one connection")
         pace = self._pace(subscription.channel, max_rate)
         self.step_out()
         self.subscriptions[subscription.id] = subscription

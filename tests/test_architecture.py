@@ -15,7 +15,7 @@ FLOORS = [
     {"errors"},
     {"config", "metrics", "logs", "frames"},
     {"protocol"},
-    {"addresses", "audience", "pace", "waiting", "places", "replica", "rights", "shared", "tasks"},
+    {"addresses", "audience", "limits", "pace", "waiting", "places", "replica", "rights", "shared", "tasks"},
     {"session"},
     {"subscription"},
     {"hub", "redis_pubsub"},
@@ -33,7 +33,7 @@ FLOORS = [
     {"__main__"},
 ]
 PURE = {"errors", "config", "frames", "protocol", "audience", "pace", "waiting", "places", "replica", "session"}
-PURE |= {"rights", "subscription", "hub", "stores.pgoutput", "stores.pgtypes"}
+PURE |= {"limits", "rights", "subscription", "hub", "stores.pgoutput", "stores.pgtypes"}
 IMPURE = {"asyncio", "time", "tornado", "redis", "asyncpg", "psycopg", "motor", "pymongo", "socket", "threading"}
 
 

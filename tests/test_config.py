@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import fields
 
-from realtime.config import PLACES, Config, load, names
+from realtime.config import PLACES, Config, Limits, load, names
 from realtime.errors import ConfigError
 
 FIRST, SECOND = "a" * 32, "b" * 32  # secrets
@@ -41,8 +42,10 @@ def test_every_name_can_be_set() -> None:
     others |= {f"auth__{name}": value for name, value in auth.items()}
     others |= {f"auth__jwt__{name}": value for name, value in jwt.items()}
     numbers["metrics_port"] = "9"
+    others |= {f"limits__{each.name}": "7" for each in fields(Limits)}
     rest = {
         "tables": "a,b",
+        "proxies": "10.0.0.0/8,::1",
         "hosts": "a.example,b.example",
         "weather__uri": "http://w",
         "weather__places": "[]",
@@ -51,6 +54,8 @@ def test_every_name_can_be_set() -> None:
     given = {f"REALTIME_{name.upper()}": value for name, value in (numbers | others | rest).items()}
     config = load({}, given)
     assert (config.auth.cookie_secrets, config.auth.jwt.algorithms) == ((FIRST, SECOND), ("RS256", "PS256"))
+    assert {getattr(config.limits, each.name) for each in fields(Limits)} == {7}
+    assert config.proxies == ("10.0.0.0/8", "::1")
     assert (config.data, config.demo, config.drain, config.weather.places) == ("/x", True, 2.5, ())
     assert set(given) == {name for name in names() if name.startswith("REALTIME_") and _plain(name)}
 
@@ -103,6 +108,9 @@ def test_a_file_is_named_by_the_environment(tmp_path: Path) -> None:
         ),
         ({"REALTIME_METRICS_PORT": "-1"}, "metrics_port must be 0 .any free one. to 65535"),
         ({"REALTIME_PORT": "99999"}, "0 .any free one. to 65535 .got 99999."),
+        ({"REALTIME_LIMITS__WRITES": "0"}, r"limits.writes must be at least 1 .got 0\)"),
+        ({"REALTIME_LIMITS__MESSAGES": "nan"}, "messages must be at least 1 .got nan."),
+        ({"REALTIME_PROXIES": "10.0.0.1/8"}, "10.0.0.1/8 has host bits set"),
         ({"REALTIME_WEATHER__PLACES": "{"}, "REALTIME_WEATHER__PLACES is not JSON"),
         ({"REALTIME_CONFIG": "/nowhere.toml"}, "/nowhere.toml"),
         ({"REALTIME_REDIS_URL_FILE": "/nowhere"}, "/nowhere"),

@@ -94,7 +94,7 @@ async def test_a_stream_that_is_not_read_costs_little_and_heals(form: str) -> No
     async with serving(MemoryBroker()) as service:
         reader, writer = await asyncio.open_connection(sock=await _narrow(address(service)), limit=1 << 12)
         accept, query = ("text/event-stream", "") if form == "sse" else ("*/*", "?stream=ndjson")
-        writer.write(f"GET /v1/{CHANNEL}{query} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n".encode())
+        writer.write(f"GET /v1/{CHANNEL}{query} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n".encode())
         await until(lambda: service.metrics.subscriptions._value.get() == 1)
         [conversation] = service.door._open
         assert isinstance(conversation, Awaiting)

@@ -14,15 +14,15 @@ from msgspec import Raw
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from ..errors import Conflict, NotFound, ProtocolError, RealtimeError, Unauthorized, Unavailable, Unsupported
+from ..errors import Conflict, NotFound, ProtocolError, RealtimeError, Unauthorized, Unsupported
 from ..protocol import etag
 from ..rights import DENIED, NOBODY, Identity, Rights
+from .bounds import Caller
 from .credentials import shown
 from .door import Door
 
 log = logging.getLogger("realtime.handlers")
 
-MAX_BODY = 1 << 20  # bytes of a value
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -69,6 +69,11 @@ class Handler(Secure):
     async def admit(self, *, ticket: bool = False) -> None:
         self.identity = await self.door.gate.who(shown(self, ticket=ticket))
         self.rights = self.door.gate.rights(self.identity)
+
+    @property
+    def caller(self) -> Caller:
+        """Whom the limits count."""
+        return Caller(self.identity.user, self.request.remote_ip or "")
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
@@ -132,7 +137,7 @@ class Handler(Secure):
             current = None if error.current is None else Raw(error.current)
             body["current"] = current
             self.tag(current)
-        if isinstance(error, Unavailable):
+        if error.retry_after is not None:
             self.set_header("Retry-After", str(error.retry_after))
         if isinstance(error, Unauthorized):
             self.set_header("WWW-Authenticate", 'Bearer realm="realtime"')

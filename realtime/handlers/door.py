@@ -13,17 +13,22 @@ from tornado.iostream import BaseIOStream
 from ..audience import Way
 from ..auth.gate import Gate, Open
 from ..auth.guard import Guard
+from ..config import Config
 from ..errors import Draining
 from ..node import Node
+from ..protocol import Subscribe
 from ..rights import Identity
 from ..session import Session
+from ..subscription import Subscription
 from ..tasks import Tasks
+from .bounds import Bounds
 from .heart import Heart
 from .reviews import Reviews
 from .turns import Turns
 
 log = logging.getLogger("realtime.handlers")
 
+DEFAULTS = Config()
 WARNING = 30  # seconds before what somebody showed expires, in which they may show something newer
 PORTION = 1 << 17  # bytes that are handed to a connection at a time, about, where more waits
 
@@ -34,7 +39,8 @@ class Conversation:
     __slots__ = ("_door", "_end", "_slow", "_warning", "identity", "session", "transport")
 
     def __init__(self, door: Door, transport: str, identity: Identity, way: Way | None = None) -> None:
-        self.session = Session(self.wake, way=way, later=_later, rights=door.gate.rights(identity))
+        most, rights = door.bounds.limits.subscriptions, door.gate.rights(identity)
+        self.session = Session(self.wake, most=most, way=way, later=_later, rights=rights)
         self.transport = transport
         self.identity = identity
         self._door = door
@@ -45,6 +51,7 @@ class Conversation:
     def admit(self, identity: Identity) -> None:
         """Who speaks from now on, or what they may from now on."""
         self.identity = identity
+        self._door.bounds.known(self)
         self.session.rights = self._door.gate.rights(identity)
         self.limit()
         self._door.node.review(self.session)
@@ -105,8 +112,9 @@ class Conversation:
 class Awaiting(Conversation):
     """One whose handler waits for the next message, the client's leaving or the node's stop."""
 
-    def __init__(self, door: Door, transport: str, stream: BaseIOStream, identity: Identity) -> None:
+    def __init__(self, door: Door, transport: str, stream: BaseIOStream, identity: Identity, address: str) -> None:
         super().__init__(door, transport, identity)
+        self._address = address
         self.over = False  # the client has gone, or was told to
         self.expelled = False
         self.stream = stream
@@ -146,7 +154,7 @@ class Awaiting(Conversation):
         return True
 
     def __enter__(self) -> Awaiting:
-        self._door.enter(self)
+        self._door.enter(self, self._address)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,10 +162,11 @@ class Awaiting(Conversation):
 
 
 class Door:
-    def __init__(self, node: Node, guard: Guard | None = None, *, demo: bool = False) -> None:
+    def __init__(self, node: Node, guard: Guard | None = None, config: Config = DEFAULTS) -> None:
         """`guard`: without it nobody is asked who they are."""
-        self.node, self.guard, self.demo = node, guard, demo
+        self.node, self.guard, self.demo = node, guard, config.demo
         self.gate: Gate = Open() if guard is None else guard.gate
+        self.bounds = Bounds(config, node.metrics, asks=self.gate.asks)
         self.draining = False
         self.turns, self.heart = Turns(), Heart()
         self.over = self.turns.crowd  # one for all
@@ -180,17 +189,24 @@ class Door:
         """Something of this user's account has changed, or may have of all of them: look at who is here again."""
         self._reviews.due(user)
 
-    def enter(self, conversation: Conversation) -> None:
+    async def subscribe(self, conversation: Conversation, request: Subscribe) -> Subscription:
+        """As the node does, within what its user may have."""
+        self.bounds.subscribe(conversation)
+        return await self.node.subscribe(conversation.session, request)
+
+    def enter(self, conversation: Conversation, address: str) -> None:
         if self.draining:
             raise Draining("this node is stopping")
         conversation.limit()
         self._open.add(conversation)
+        self.bounds.enter(conversation, address)
         self._empty.clear()
         self.node.metrics.connections.labels(conversation.transport).inc()
 
     def leave(self, conversation: Conversation) -> None:
         if conversation in self._open:
             self._open.remove(conversation)
+            self.bounds.leave(conversation)
             self.node.metrics.connections.labels(conversation.transport).dec()
             self.node.release(conversation.session)
             conversation.close()

@@ -71,9 +71,10 @@ class LiveHandler(Handler):
         requests = self._requests(selected)
         transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
         connection = cast("HTTP1Connection", self.request.connection)
-        with Awaiting(self.door, transport, connection.stream, self.identity) as self.conversation:
+        self.door.bounds.check(self.caller)
+        with Awaiting(self.door, transport, connection.stream, self.identity, self.caller.address) as self.conversation:
             try:
-                subscriptions = [await self.node.subscribe(self.conversation.session, each) for each in requests]
+                subscriptions = [await self.door.subscribe(self.conversation, each) for each in requests]
             except Unavailable as error:
                 if transport != "sse":
                     raise

@@ -16,10 +16,11 @@ import msgspec
 from msgspec import Struct
 
 from .. import __version__, errors
+from ..config import Limits
 from ..errors import RealtimeError
 from ..metrics import CONTENT_TYPE
 from ..protocol import CHANNEL, CURSOR, LEAST_RATE, MAX_DEPTH, MOST_RATE, Event, Message, Request
-from .base import MAX_BODY, MERGE_PATCH, Handler
+from .base import MERGE_PATCH, Handler
 from .credentials import SIGN_IN
 from .door import Door
 from .live import LONGEST_POLL
@@ -132,19 +133,20 @@ HEADERS: dict[str, Json] = {
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
 }
 
-VALUE: Json = {"description": f"Any JSON, of at most {MAX_BODY} bytes, nested at most {MAX_DEPTH} levels deep."}
+VALUE: Json = {"description": f"Any JSON: at most {Limits().body_bytes} bytes unless set, and {MAX_DEPTH} levels deep."}
 
 EVERYWHERE: Errors = (
     RealtimeError,
     errors.ProtocolError,
     errors.WrongHost,
+    errors.Unsupported,
     errors.TooMany,
     errors.Unavailable,
     errors.Draining,
 )
 ASKED: Errors = (errors.Unauthorized, errors.Forbidden)
 READ: Errors = (errors.UnknownChannel, errors.StoreDown, errors.BrokerDown)
-LIVE: Errors = (*READ, errors.BadCursor, errors.TooLarge, errors.Refused, errors.TooSlow)
+LIVE: Errors = (*READ, errors.Full, errors.BadCursor, errors.TooLarge, errors.Refused, errors.TooSlow)
 WRITE: Errors = (
     *READ,
     errors.Forbidden,
@@ -210,7 +212,7 @@ ROUTES: dict[str, dict[str, Operation]] = {
                 400: Answer("No upgrade to a WebSocket.", {HTML: {"type": "string"}}),
                 426: Answer("No version of WebSocket that we speak."),
             },
-            (errors.Forbidden,),
+            (errors.Forbidden, errors.Full),
         )
     },
     "/v1/{store}/{collection}": {
@@ -363,7 +365,7 @@ def _failure(status: int, kinds: Mapping[str, type[RealtimeError]]) -> Json:
             JSON: {"schema": {"type": "object", "properties": {"error": error, **current}, "required": ["error"]}}
         },
     }
-    if status == errors.Unavailable.status:
+    if status in (errors.Unavailable.status, errors.TooMany.status):
         said["headers"] = {"Retry-After": _ref("headers", "Retry-After")}
     return said
 

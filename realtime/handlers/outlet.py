@@ -14,7 +14,7 @@ from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from ..audience import Way
-from ..errors import TooSlow, Unauthorized
+from ..errors import RealtimeError, TooSlow, Unauthorized
 from ..protocol import AuthExpiring, Codec, frame
 from ..rights import Identity
 from .door import PORTION, Conversation, Door
@@ -88,6 +88,11 @@ class Outlet(Conversation):
     def expel(self, reason: str) -> None:
         self.flush()
         self._hang_up(Unauthorized.close, reason)
+
+    def refuse(self, error: RealtimeError) -> None:
+        """It did not stop when it was told to."""
+        self.flush()
+        self._hang_up(error.close, str(error))
 
     def abort(self) -> None:
         self._stream.close()

@@ -15,11 +15,13 @@ from tornado.web import stream_request_body
 from ..errors import ProtocolError, TooLarge, Unsupported
 from ..protocol import ANYHOW, Condition, Event, parse_value
 from ..stores.base import Written
-from .base import MAX_BODY, MERGE_PATCH
+from .base import MERGE_PATCH
 from .door import Door
+from .entrance import ignore_body
 from .live import LONGEST_POLL, Found, LiveHandler
 
 PAGE, LONGEST_PAGE = 100, 1000
+READING = ("GET", "HEAD", "OPTIONS")
 
 
 class Page(Struct):
@@ -47,26 +49,34 @@ class RestHandler(LiveHandler):
 
     def initialize(self, door: Door) -> None:
         super().initialize(door)
+        ignore_body(self.request)
+        self._most = door.bounds.limits.body_bytes
         self._body = bytearray()
         self._length = 0
 
     async def prepare(self) -> None:
         await super().prepare()
         length = self.request.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > MAX_BODY:  # said before it is sent
-            raise _too_large(length)
+        if length.isdigit() and int(length) > self._most:  # said before it is sent
+            raise self._too_large(length)
+        if self.request.method not in READING:
+            self.door.bounds.write(self.caller)
 
     def data_received(self, chunk: bytes) -> None:
         self._length += len(chunk)
-        if self._length <= MAX_BODY:
+        if self._length <= self._most:
             self._body += chunk
 
     def value(self) -> Raw:
-        if self._length > MAX_BODY:
-            raise _too_large(self._length)
+        if self._length > self._most:
+            raise self._too_large(self._length)
         if not self._body:
             raise ProtocolError("the body is empty", hint="send the value as JSON")
         return parse_value(bytes(self._body))
+
+    def _too_large(self, length: object) -> TooLarge:
+        self.door.bounds.count("body_bytes")
+        return TooLarge(f"a body of {length} bytes", hint=f"a value has at most {self._most} bytes")
 
     def condition(self) -> Condition:
         """If-Match and If-None-Match. (RFC 9110, 13.1)"""
@@ -208,7 +218,3 @@ class ManyHandler(RestHandler):
         """`items` by selection, as it was asked for; those that were resumed are not in it."""
         items = {channel if key is None else f"{channel}/{key}": part for (channel, key), part in found.items.items()}
         return Poll(cursor, items or None, list(found.events), found.reason)  # type: ignore[arg-type]
-
-
-def _too_large(length: object) -> TooLarge:
-    return TooLarge(f"a body of {length} bytes", hint=f"a value has at most {MAX_BODY} bytes")

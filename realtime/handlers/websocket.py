@@ -12,7 +12,7 @@ import logging
 from tornado.websocket import WebSocketHandler
 
 from ..auth.gate import Shown
-from ..errors import Draining, Forbidden, ProtocolError, RealtimeError, TooMany
+from ..errors import Draining, Flooding, Forbidden, ProtocolError, RealtimeError, TooMany
 from ..protocol import (
     Auth,
     Authenticated,
@@ -20,14 +20,15 @@ from ..protocol import (
     Failure,
     Ping,
     Pong,
+    Request,
     Subscribe,
     Unsubscribe,
     Unsubscribed,
     Welcome,
     decode_request,
 )
-from ..session import MAX_SUBSCRIPTIONS
 from .base import Handler
+from .bounds import Caller, Meter
 from .credentials import MAX_TOKEN, check_origin_is_told
 from .heart import HEARTBEAT
 from .outlet import Outlet
@@ -53,6 +54,7 @@ class LiveSocket(WebSocketHandler, Handler):
         await self.admit(ticket=True)
         if self.identity.proof == "sign-in" and "ticket" not in self.request.query_arguments:
             check_origin_is_told(self)
+        self.door.bounds.check(self.caller)
 
     def open(self, *_: str, **__: str) -> None:
         self.set_nodelay(True)
@@ -60,7 +62,8 @@ class LiveSocket(WebSocketHandler, Handler):
         self._joining: dict[int | str, asyncio.Task[None]] = {}
         self._authenticating: asyncio.Task[None] | None = None
         outlet = Outlet(self.door, self, self.codec, self.identity)
-        self.door.enter(outlet)
+        self._meter = Meter(self.door.bounds)
+        self.door.enter(outlet, self.caller.address)
         self.outlet, self.session = outlet, outlet.session
         self.door.heart.add(outlet)
         self.session.send(Welcome(self.node.name, HEARTBEAT))
@@ -69,7 +72,10 @@ class LiveSocket(WebSocketHandler, Handler):
         try:
             request = decode_request(frame, self.codec)
         except RealtimeError as error:
-            self._fail(error.about if isinstance(error, ProtocolError) else None, error)
+            if self._within_rates():
+                self._fail(error.about if isinstance(error, ProtocolError) else None, error)
+            return
+        if not self._within_rates(request):
             return
         match request:
             case Subscribe():
@@ -91,9 +97,27 @@ class LiveSocket(WebSocketHandler, Handler):
             if self._authenticating is not None:
                 self._authenticating.cancel()
 
+    def on_ping(self, _: bytes) -> None:
+        self._within_rates()
+
     def on_pong(self, _: bytes) -> None:
         if self.outlet is not None:
             self.outlet.answered = True
+            self._within_rates()
+
+    def _within_rates(self, request: Request | None = None) -> bool:
+        """Whether what came may be looked at; else it is refused, and who does not mind that is shown out."""
+        if self.outlet is None or self.session.closed:
+            return False
+        try:
+            self._meter.take(self.identity.user, subscribe=isinstance(request, Subscribe))
+        except Flooding as error:
+            self.outlet.refuse(error)
+        except TooMany as error:
+            self._fail(request.id if isinstance(request, Subscribe | Unsubscribe) else None, error)
+        else:
+            return True
+        return False
 
     # requests -------------------------------------------------------------------------------------------------------
 
@@ -101,8 +125,8 @@ class LiveSocket(WebSocketHandler, Handler):
         if request.id in self._joining:
             self._fail(request.id, ProtocolError(f"subscription id {request.id!r} is in use"))
             return
-        if len(self._joining) >= MAX_SUBSCRIPTIONS:
-            self._fail(request.id, TooMany(f"more than {MAX_SUBSCRIPTIONS} subscriptions on one connection"))
+        if len(self._joining) >= (most := self.door.bounds.limits.subscriptions):
+            self._fail(request.id, TooMany(f"more than {most} subscriptions on one connection"))
             return
         self._joining[request.id] = self.door.joins.start(self._join(request), f"subscribe {request.channel}")
 
@@ -117,6 +141,8 @@ class LiveSocket(WebSocketHandler, Handler):
             before, identity = self.identity, await self.door.gate.who(Shown(bearer=token[:MAX_TOKEN]))
             if before.known and before.user != identity.user:
                 raise Forbidden("the token is another user's", hint="open another connection for them")
+            if not before.known:
+                self.door.bounds.check_share(Caller(identity.user, ""))
             self.identity = identity
             if self.outlet is not None:
                 self.outlet.admit(identity)
@@ -130,7 +156,8 @@ class LiveSocket(WebSocketHandler, Handler):
         try:
             if self._authenticating is not None:  # it was sent before
                 await asyncio.wait([self._authenticating])
-            await self.node.subscribe(self.session, request)
+            if self.outlet is not None:
+                await self.door.subscribe(self.outlet, request)
         except RealtimeError as error:
             self._fail(request.id, error)
         except Exception:
