@@ -28,4 +28,5 @@ def configure(level: int = logging.INFO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("realtime").setLevel(level)
+    logging.getLogger("pymongo").setLevel(logging.WARNING)  # its finest lines have the documents in them
     logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)  # it repeats a traceback while Postgres is away

@@ -20,7 +20,7 @@ def refuse(config: Config) -> None:
     auth = config.auth
     if not auth.on and not is_loopback(config.host):
         raise ConfigError(
-            f"config: host is {config.host!r}, which others can reach, and nobody would be asked who they are:"
+            f"config: host is {config.host!r}, which is not this machine alone, and nobody would be asked who they are:"
             " set REALTIME_AUTH__ON=1 and make the first account with `realtime user add`,"
             " or keep to this machine with --host 127.0.0.1"
         )
@@ -33,9 +33,9 @@ def refuse(config: Config) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Every address that the name stands for. No name at all stands for all addresses."""
+    """Every address that the name stands for; no name at all stands for all of them, one that is unknown for none."""
     try:
         found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        return True  # it stands for none: who listens on it says so
+        return False  # now; a moment later it may stand for any
     return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)

@@ -42,7 +42,15 @@ def test_neither_may_the_environment_open_it() -> None:
 
 @pytest.mark.parametrize(
     ("host", "is_one"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("", False),
+        ("nowhere.invalid", False),
+    ],
 )
 def test_loopback_is_known_by_address_and_by_name(host: str, is_one: bool) -> None:
     assert is_loopback(host) is is_one
@@ -56,6 +64,13 @@ def test_where_everybody_is_asked_any_address_will_do(tmp_path: Path) -> None:
 def test_a_short_cookie_secret() -> None:
     said = refused(REALTIME_AUTH__COOKIE_SECRETS="hunter2")
     assert "openssl rand -base64 32" in said
+    assert "hunter2" not in said
+
+
+def test_a_short_key_of_an_outside_issuer() -> None:
+    issuer = {"ALGORITHMS": "HS256", "AUDIENCE": "live", "ISSUER": "https://issuer.example", "KEY": "hunter2"}
+    said = refused(**{f"REALTIME_AUTH__JWT__{name}": value for name, value in issuer.items()})
+    assert "auth.jwt.key is too short" in said
     assert "hunter2" not in said
 
 

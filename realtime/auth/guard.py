@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from ..config import Auth
-from ..errors import ConfigError, Unavailable
+from ..errors import Unavailable
 from ..rights import Rules
 from ..tasks import Tasks, delays
 from .accounts import Accounts
@@ -17,8 +17,6 @@ from .gate import Closed
 from .jwts import Jwts
 from .rules_file import RulesFile, read_rules
 from .tickets import Tickets
-
-SHORTEST = 32  # bytes of a secret that signs
 
 Keys = tuple[dict[int, str], int]  # by version, and the version that signs
 
@@ -28,7 +26,6 @@ class Guard:
 
     def __init__(self, auth: Auth, postgres: str, redis: str, changed: Callable[[str | None], None]) -> None:
         """Raises ConfigError."""
-        check_secrets(auth.cookie_secrets)
         self.accounts = Accounts(postgres, changed)
         self._tickets, self._jwts = Tickets(redis), Jwts.of(auth.jwt)
         self.gate = Closed(read_rules(auth.rules), self.accounts, self._tickets, self._jwts)
@@ -65,16 +62,6 @@ class Guard:
             except Unavailable:
                 await asyncio.sleep(next(pauses))
         self.keys = keys_of(secrets)
-
-
-def check_secrets(secrets: Sequence[str]) -> None:
-    """Raises ConfigError."""
-    for place, length in enumerate((len(secret.encode()) for secret in secrets), 1):
-        if length < SHORTEST:
-            raise ConfigError(
-                f"config: auth.cookie_secrets: number {place} has {length} bytes, of at least {SHORTEST}; "
-                "make one: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-            )
 
 
 def keys_of(secrets: Sequence[str]) -> Keys:
