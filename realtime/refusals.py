@@ -11,8 +11,9 @@ from ipaddress import ip_address
 
 from .auth.jwts import Jwts
 from .auth.rules_file import read_rules
-from .config import Config
+from .config import Config, Jwt
 from .errors import ConfigError
+from .stores.open_meteo import OpenMeteo
 
 
 def refuse(config: Config) -> None:
@@ -28,8 +29,12 @@ def refuse(config: Config) -> None:
         raise ConfigError(
             f"config: auth.rules is {auth.rules!r}, but nobody is asked who they are: set REALTIME_AUTH__ON=1"
         )
+    if not auth.on and auth.jwt != Jwt():
+        raise ConfigError("config: auth.jwt is set, but nobody is asked who they are: set REALTIME_AUTH__ON=1")
     read_rules(auth.rules)
     Jwts.of(auth.jwt)
+    if not config.demo:
+        OpenMeteo(config.weather.uri, config.weather.places)
 
 
 def is_loopback(host: str) -> bool:

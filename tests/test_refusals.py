@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.config import Auth, Config
+from realtime.config import Auth, Config, Jwt, Weather
 from realtime.embedded import Embedded
 from realtime.errors import ConfigError
 from realtime.refusals import is_loopback, refuse
@@ -97,6 +97,22 @@ def test_rules_that_are_missing_or_garbled(tmp_path: Path, text: bytes | None, w
 def test_rules_that_nobody_would_ask() -> None:
     with pytest.raises(ConfigError, match="nobody is asked who they are: set REALTIME_AUTH__ON=1"):
         refuse(Config(auth=Auth(rules="rules.toml")))
+
+
+def test_an_issuer_that_is_half_configured() -> None:
+    said = refused(REALTIME_AUTH__ON="1", REALTIME_AUTH__JWT__KEY="hunter2", REALTIME_AUTH__JWT__ALGORITHMS="HS256")
+    assert "auth.jwt needs audience and issuer" in said
+    jwt = Jwt(key="hunter2", algorithms=("HS256",), audience="a", issuer="i")
+    with pytest.raises(ConfigError, match="too short for HS256") as caught:
+        refuse(Config(auth=Auth(on=True, jwt=jwt)))
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"auth\.jwt is set, but nobody is asked"):
+        refuse(Config(auth=Auth(jwt=jwt)))
+
+
+def test_weather_from_inside() -> None:
+    assert "weather.uri: 169.254.169.254 is not asked" in refused(WEATHER_URI="https://169.254.169.254/latest")
+    refuse(Config(weather=Weather(uri="https://169.254.169.254/"), demo=True))  # nobody is asked
 
 
 def test_an_open_service_says_so(servers: Embedded) -> None:
