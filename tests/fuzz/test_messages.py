@@ -185,6 +185,7 @@ def test_every_message_is_answered_and_leaves_nothing(codec: Codec) -> None:
     fuzz(codec, 150)
 
 
+@quiet
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @quiet
