@@ -18,9 +18,12 @@ import websockets
 from tornado.web import create_signed_value
 from websockets.exceptions import InvalidStatus
 
+from realtime.auth.gate import Shown
 from realtime.embedded import Embedded
+from realtime.errors import StoreDown
 from realtime.handlers import outlet
 from realtime.handlers.credentials import SIGN_IN
+from realtime.rights import Identity
 from tests.auth.issuer import AUDIENCE, ISSUER, SECRET
 from tests.guarded import PASSWORD, Guarded, guarded
 from tests.wait import until
@@ -179,6 +182,44 @@ async def test_what_is_revoked_ends_on_every_node(there: Guarded) -> None:
         await other.say(type="ping")
         while (await other.next("event", "pong"))["type"] == "event":
             pass
+
+
+async def test_what_is_revoked_on_the_way_in_ends(there: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the answer who that is and the moment from which they are looked at."""
+    door = there.nodes[0].door
+    who = door.gate.who
+
+    async def and_then_revoked(shown: Shown) -> Identity:
+        identity, turn = await who(shown), door.turn
+        await there.accounts.revoke(there.people["ann"].id, identity.id)
+        await until(lambda: door.turn != turn)
+        return identity
+
+    monkeypatch.setattr(door.gate, "who", and_then_revoked)
+    async with there.connected("ann") as ann:
+        assert await ann.closed() == 4401
+
+
+@pytest.mark.expects_logs
+@pytest.mark.parametrize("failure", [StoreDown("postgres is away"), RuntimeError("our mistake")])
+async def test_whom_nobody_can_be_asked_about_is_asked_about_again(
+    there: Guarded, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    door, failures = there.nodes[0].door, [failure, failure]
+    still = door.gate.still
+
+    async def fails_at_first(identity: Identity) -> Identity | None:
+        if failures:
+            raise failures.pop()
+        return await still(identity)
+
+    async with there.connected("ann") as ann:
+        assert (await ann.subscribe("redis/rooms"))["type"] == "subscribed"
+        monkeypatch.setattr(door.gate, "still", fails_at_first)
+        [token] = await there.accounts.tokens(there.people["ann"].id)
+        await there.accounts.revoke(there.people["ann"].id, token.id)
+        assert await ann.closed() == 4401
+        assert failures == []
 
 
 async def cursor(there: Guarded) -> str:

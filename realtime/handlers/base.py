@@ -58,6 +58,7 @@ class Handler(Secure):
 
     identity: Identity = NOBODY
     rights: Rights = DENIED  # until it is known who asks
+    turn = 0  # of the reviews, when that was asked
 
     def initialize(self, door: Door) -> None:
         self.door, self.node = door, door.node
@@ -67,6 +68,7 @@ class Handler(Secure):
         await self.admit()
 
     async def admit(self, *, ticket: bool = False) -> None:
+        self.turn = self.door.turn
         self.identity = await self.door.gate.who(shown(self, ticket=ticket))
         self.rights = self.door.gate.rights(self.identity)
 

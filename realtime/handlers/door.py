@@ -112,9 +112,11 @@ class Conversation:
 class Awaiting(Conversation):
     """One whose handler waits for the next message, the client's leaving or the node's stop."""
 
-    def __init__(self, door: Door, transport: str, stream: BaseIOStream, identity: Identity, address: str) -> None:
+    def __init__(
+        self, door: Door, transport: str, stream: BaseIOStream, identity: Identity, address: str, turn: int
+    ) -> None:
         super().__init__(door, transport, identity)
-        self._address = address
+        self._address, self._turn = address, turn
         self.over = False  # the client has gone, or was told to
         self.expelled = False
         self.stream = stream
@@ -154,7 +156,7 @@ class Awaiting(Conversation):
         return True
 
     def __enter__(self) -> Awaiting:
-        self._door.enter(self, self._address)
+        self._door.enter(self, self._address, self._turn)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -194,14 +196,26 @@ class Door:
         self.bounds.subscribe(conversation)
         return await self.node.subscribe(conversation.session, request)
 
-    def enter(self, conversation: Conversation, address: str) -> None:
+    @property
+    def turn(self) -> int:
+        """Goes up with each review."""
+        return self._reviews.turn
+
+    def enter(self, conversation: Conversation, address: str, turn: int) -> None:
+        """`turn`: when it was asked who this is."""
         if self.draining:
             raise Draining("this node is stopping")
         conversation.limit()
         self._open.add(conversation)
         self.bounds.enter(conversation, address)
+        self.recheck(conversation.identity, turn)
         self._empty.clear()
         self.node.metrics.connections.labels(conversation.transport).inc()
+
+    def recheck(self, identity: Identity, turn: int) -> None:
+        """They are here now: what has changed since it was asked who they are was not looked at for them."""
+        if identity.known and turn != self.turn:
+            self.review(identity.user)
 
     def leave(self, conversation: Conversation) -> None:
         if conversation in self._open:

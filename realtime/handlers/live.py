@@ -72,7 +72,8 @@ class LiveHandler(Handler):
         transport = "poll" if not self.wants_stream() else "sse" if self.wants_events() else "ndjson"
         connection = cast("HTTP1Connection", self.request.connection)
         self.door.bounds.check(self.caller)
-        with Awaiting(self.door, transport, connection.stream, self.identity, self.caller.address) as self.conversation:
+        address = self.caller.address
+        with Awaiting(self.door, transport, connection.stream, self.identity, address, self.turn) as self.conversation:
             try:
                 subscriptions = [await self.door.subscribe(self.conversation, each) for each in requests]
             except Unavailable as error:

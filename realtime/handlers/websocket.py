@@ -63,7 +63,7 @@ class LiveSocket(WebSocketHandler, Handler):
         self._authenticating: asyncio.Task[None] | None = None
         outlet = Outlet(self.door, self, self.codec, self.identity)
         self._meter = Meter(self.door.bounds)
-        self.door.enter(outlet, self.caller.address)
+        self.door.enter(outlet, self.caller.address, self.turn)
         self.outlet, self.session = outlet, outlet.session
         self.door.heart.add(outlet)
         self.session.send(Welcome(self.node.name, HEARTBEAT))
@@ -138,6 +138,7 @@ class LiveSocket(WebSocketHandler, Handler):
 
     async def _authenticate(self, token: str) -> None:
         try:
+            turn = self.door.turn
             before, identity = self.identity, await self.door.gate.who(Shown(bearer=token[:MAX_TOKEN]))
             if before.known and before.user != identity.user:
                 raise Forbidden("the token is another user's", hint="open another connection for them")
@@ -146,6 +147,7 @@ class LiveSocket(WebSocketHandler, Handler):
             self.identity = identity
             if self.outlet is not None:
                 self.outlet.admit(identity)
+                self.door.recheck(identity, turn)
             self.session.send(Authenticated(identity.user, identity.expires))
         except RealtimeError as error:
             self._fail(None, error)
