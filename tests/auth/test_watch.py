@@ -178,7 +178,10 @@ WATCHERS = "FROM pg_stat_activity WHERE datname = current_database() AND applica
 
 
 @pytest.mark.expects_logs
-async def test_a_broken_connection_is_made_again_and_everybody_is_looked_at(db: Database) -> None:
+async def test_a_broken_connection_is_made_again_and_everybody_is_looked_at(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime.auth.watch.HEARTBEAT", 60)  # that it is gone is noticed at once
     told = Told()
     async with opened(db.url, told) as accounts:
         await accounts.add(EMAIL, "", PASSWORD, [])
