@@ -77,7 +77,7 @@ def add_user(email: str, name: str, roles: tuple[str, ...], password_stdin: bool
 @config_option
 @data_option
 def link(email: str, **where: Any) -> None:
-    """Print an address with which EMAIL signs in once, within 15 minutes, as when the password is forgotten."""
+    """Print an address to sign in with. It holds once, for 15 minutes, as when the password is forgotten."""
     config = _config(**where)
     _print_link(config, _do(config, lambda accounts: accounts.link(email)))
 
@@ -100,7 +100,7 @@ def list_users(**where: Any) -> None:
 @config_option
 @data_option
 def role(email: str, roles: tuple[str, ...], **where: Any) -> None:
-    """Give EMAIL these ROLES instead of those it has; without any it has none. Holds at once, also for who is there."""
+    """Give EMAIL these ROLES instead of its own. Without any it has none. Holds at once, also for who is there."""
     account = _do(_config(**where), lambda accounts: accounts.change(email, roles=roles))
     _say(f"{account.email} has {_roles(account.roles)}")
 
@@ -123,7 +123,7 @@ def password(email: str, password_stdin: bool, **where: Any) -> None:
 @config_option
 @data_option
 def disable(email: str, **where: Any) -> None:
-    """Let EMAIL in no more: ends what is signed in, and revokes all tokens."""
+    """Let EMAIL in no more. Ends what is signed in, and revokes all tokens."""
     account = _do(_config(**where), lambda accounts: accounts.change(email, disabled=True))
     _say(f"{account.email} is disabled")
 
@@ -193,7 +193,7 @@ def remove_token(email: str, token_id: str, **where: Any) -> None:
 @settings.command("check")
 @config_option
 def check(config: Path | None) -> None:
-    """Say what is wrong with the configuration or its rules, with status 78; or `ok`, and what they come to."""
+    """Say whether a service would start so. What is wrong, with status 78; or `ok`, and what is open to whom."""
     loaded = load({}, os.environ, config)
     from .admin import summary
 

@@ -3,7 +3,7 @@ CREATE SCHEMA IF NOT EXISTS _realtime;
 
 CREATE TABLE _realtime.users (
     id text PRIMARY KEY CHECK (id ~ '^[a-z0-9]{1,64}$'),
-    email text NOT NULL UNIQUE CHECK (email = lower(email)),
+    email text NOT NULL UNIQUE CHECK (email !~ '[A-Z]'),
     name text NOT NULL DEFAULT '',
     password text,  -- argon2id; null: none yet, a link signs in
     roles text[] NOT NULL DEFAULT '{}',

@@ -16,7 +16,7 @@ from realtime.auth import tokens
 from realtime.auth.accounts import Accounts
 from realtime.auth.tries import Tries
 from realtime.embedded import Embedded
-from realtime.errors import Duplicate, NotFound, RealtimeError, Refused, TooMany, Unauthorized
+from realtime.errors import Duplicate, NotFound, RealtimeError, Refused, StoreDown, TooMany, Unauthorized
 from realtime.rights import NOBODY, Identity
 from tests.auth.people import EMAIL, HERE, PASSWORD, opened
 from tests.stores.pg import Database, database
@@ -349,6 +349,32 @@ async def test_nodes_that_start_at_once_make_the_tables_once(db: Database) -> No
     assert await asyncio.gather(*(node.all() for node in nodes)) == [[]] * 5
     for node in nodes:
         await node.close()
+
+
+async def test_a_role_that_may_make_no_tables_is_told_what_it_needs(db: Database) -> None:
+    role = f"limited_{db.slot}"
+    await db.sql.execute(f"CREATE ROLE {role}")
+    accounts = Accounts(f"{db.url}{'&' if '?' in db.url else '?'}role={role}")
+    await accounts.open()
+    try:
+        with pytest.raises(StoreDown, match="permission denied") as caught:
+            await accounts.all()
+        assert "GRANT CREATE ON DATABASE" in (caught.value.hint or "")
+        await db.sql.execute(f"GRANT CREATE ON DATABASE {db.slot} TO {role}")
+        assert await accounts.all() == []
+    finally:
+        await accounts.close()
+        await db.sql.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_an_e_mail_is_the_same_however_it_was_typed(accounts: Accounts) -> None:
+    """In any script; and what Python takes for small, PostgreSQL need not."""
+    small = ["ÄNN@example.org", "ΟΔΟΣ@example.org", "İ@example.org", "ǅ@example.org", "ẞ@example.org"]
+    for email in small:
+        account = await accounts.add(email, "", None, [])
+        assert await accounts.get(email) == await accounts.get(account.email) == account
+    with pytest.raises(Duplicate):
+        await accounts.add("änn@example.org", "", None, [])
 
 
 async def test_no_secret_is_kept_as_it_is(accounts: Accounts, db: Database) -> None:
