@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,25 @@ def test_only_the_composition_root_names_concrete_parts() -> None:
             parts = imported.split(".")
             named = len(parts) > 2 and parts[1] in {"brokers", "stores"} and parts[2] in concrete
             assert not named, f"{name} names {imported}"
+
+
+def test_nothing_is_read_that_could_run() -> None:
+    """What came from outside is never unpickled, evaluated or given to a shell."""
+    for name, file in modules():
+        taken = {imported.split(".")[0] for imported in imports(name, file)}
+        assert not taken & {"pickle", "marshal", "shelve", "dill", "yaml", "xml"}, name
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                called = node.func.id if isinstance(node.func, ast.Name) else ""
+                assert called not in {"eval", "exec", "compile", "__import__"}, name
+                assert not any(keyword.arg == "shell" for keyword in node.keywords), name
+
+
+def test_every_dependency_has_an_end() -> None:
+    """A version that nobody has seen does not come by itself."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    for needed in [*project["dependencies"], *project["optional-dependencies"]["embedded"]]:
+        assert "<" in needed.partition(";")[0], needed
 
 
 def test_brokers_and_stores_do_not_know_each_other() -> None:

@@ -268,6 +268,9 @@ async def test_mongo_wants_its_password(servers: embedded.Embedded) -> None:
     async with mongo_client(address) as mongo:
         with pytest.raises(OperationFailure, match="requires authentication"):
             await mongo["realtime"]["kept"].find_one()
+    async with mongo_client(re.sub(":[^:]*@", ":another@", servers.urls["mongo"])) as mongo:
+        with pytest.raises(OperationFailure, match="authentication failed"):
+            await mongo["realtime"]["kept"].find_one()
 
 
 @as_root
@@ -288,11 +291,31 @@ def test_root_changes_nothing_outside_the_data_directory(data: Path) -> None:
         states = [path.stat() for path in data.parents]
         return [(state.st_mode, state.st_uid, state.st_gid) for state in states]
 
-    users, before = Path("/etc/passwd").read_bytes(), outside()
-    with running(data, "postgres", "redis"):
+    def users() -> list[bytes]:
+        return [Path("/etc", name).read_bytes() for name in ("passwd", "group", "shadow")]
+
+    there, before = users(), outside()
+    with running(data, *ALL):
         assert (data / "postgres").stat().st_mode & 0o777 == 0o700
     assert outside() == before
-    assert Path("/etc/passwd").read_bytes() == users
+    assert users() == there
+
+
+def test_nobody_else_can_read_what_is_in_the_data_directory(data: Path) -> None:
+    """But for the two files that say whom PostgreSQL lets in, which its user has to read and has no secret in."""
+    with running(data, *ALL) as servers:
+        open_to_others = [path for path in data.rglob("*") if path.stat().st_mode & 0o004 and not path.is_symlink()]
+        seen = {str(path.relative_to(data)) for path in open_to_others if not _inside_a_closed_one(path, data)}
+        words = [entry.read_bytes() for entry in (Path(f"/proc/{pid}/cmdline") for pid in processes_in(data))]
+    assert seen <= {"pg_hba.conf", "pg_ident.conf"}
+    password = (data / "mongo/password").read_text()
+    assert password in servers.urls["mongo"]
+    assert not any(password.encode() in line for line in words)
+
+
+def _inside_a_closed_one(path: Path, data: Path) -> bool:
+    inner = [parent for parent in path.parents if parent.is_relative_to(data) and parent != data]
+    return any(parent.stat().st_mode & 0o001 == 0 for parent in inner)
 
 
 @as_root

@@ -40,6 +40,7 @@ class RedisBroker:
     def __init__(self, url: str, node: str, *, history: int = 1000, history_ttl: int = 3600) -> None:
         self._url, self._history, self._history_ttl = url, history, history_ttl
         self._meta_ttl = 24 * history_ttl  # longer than the log: without it nobody would know what is missing
+        self._warned = False  # of what is no event
         self._node = f"{node.replace('/', '_')}.{token_hex(4)}"  # a node that starts again is another one
 
     async def open(self, deliver: Deliver, recovered: Recovered, broken: Broken) -> None:
@@ -110,8 +111,10 @@ class RedisBroker:
         channel = name.decode().removeprefix(LOG)
         try:
             events = [Placed.decode(event) for event in payload.splitlines()]
-        except (msgspec.DecodeError, BadCursor) as error:
-            log.warning("not an event, published in %s by somebody else: %s", channel, error)
+        except (msgspec.MsgspecError, ValueError, RecursionError, BadCursor) as error:
+            if not self._warned:  # once: whoever writes there may do so a thousand times a second
+                self._warned = True
+                log.warning("not an event, published in %s by somebody else; more of it is ignored: %s", channel, error)
         else:
             self._deliver(channel, events)
 
