@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from secrets import token_hex
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -73,9 +74,14 @@ async def databases(servers: Embedded) -> AsyncIterator[dict[str, str]]:
 
 
 @asynccontextmanager
-async def node(urls: Mapping[str, str], number: int = 0, auth: Auth = Auth()) -> AsyncIterator[Service]:  # noqa: B008
+async def node(
+    urls: Mapping[str, str],
+    number: int = 0,
+    auth: Auth = Auth(),  # noqa: B008
+    **settings: Any,
+) -> AsyncIterator[Service]:
     """One that may not be ready yet."""
-    service = Service.of(Config(port=0, demo=True, node=f"node-{number}", auth=auth), urls)
+    service = Service.of(Config(port=0, demo=True, node=f"node-{number}", auth=auth, **settings), urls)
     try:
         await service.open()
         yield service

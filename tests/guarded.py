@@ -99,7 +99,13 @@ class Conversation:
 
 @asynccontextmanager
 async def guarded(
-    servers: Embedded, directory: Path, rules: str, people: Mapping[str, Sequence[str]], *, nodes: int = 1
+    servers: Embedded,
+    directory: Path,
+    rules: str,
+    people: Mapping[str, Sequence[str]],
+    *,
+    nodes: int = 1,
+    **settings: Any,
 ) -> AsyncIterator[Guarded]:
     """`people`: roles by name."""
     file = directory / "rules.toml"
@@ -107,7 +113,7 @@ async def guarded(
     auth = Auth(on=True, rules=str(file), jwt=OUTSIDE)
     async with AsyncExitStack() as stack:
         urls = await stack.enter_async_context(databases(servers))
-        services = [await stack.enter_async_context(node(urls, number, auth)) for number in range(nodes)]
+        services = [await stack.enter_async_context(node(urls, number, auth, **settings)) for number in range(nodes)]
         accounts = Accounts(urls["postgres"])
         await accounts.open()
         stack.push_async_callback(accounts.close)

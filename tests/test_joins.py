@@ -10,6 +10,9 @@ from msgspec import Raw
 
 from realtime import joins
 from realtime.brokers.memory import MemoryBroker
+from realtime.config import Limits
+from realtime.metrics import Metrics
+from realtime.node import Node
 from realtime.protocol import Cursor, Event, Placed, Subscribe, Subscribed, decode_message, encode
 from realtime.session import Session
 from realtime.stores.base import Snapshot
@@ -154,3 +157,40 @@ async def test_keys_of_one_channel_are_read_together() -> None:
         shown = [dict(message.items or {}) for message in messages if isinstance(message, Subscribed)]
         assert shown == [{"b": Raw(b"2")}, {}, {"a": Raw(b"1")}, {"b": Raw(b"2")}]
         assert store.read == [["a", "b", "none"]]
+
+
+class Slow(MemoryStore):
+    """Reads snapshots when it is let; `most`: how many of them at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let, self.inside, self.most = asyncio.Event(), 0, 0
+
+    async def snapshot(
+        self, collection: str, keys: Sequence[str] | None = None, *, after: str | None = None, limit: int | None = None
+    ) -> Snapshot:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        await self.let.wait()
+        self.inside -= 1
+        return await super().snapshot(collection, keys, after=after, limit=limit)
+
+
+async def test_so_many_snapshots_of_a_store_are_read_at_once_and_the_others_wait() -> None:
+    store, metrics = Slow(), Metrics()
+    node = Node("n", MemoryBroker(), [store], metrics, Limits(snapshots=3))
+    await node.open()
+    sessions = [Session(lambda: None) for _ in range(10)]
+    subscribing = [
+        asyncio.ensure_future(node.subscribe(session, Subscribe(1, f"memory/c{number}")))
+        for number, session in enumerate(sessions)
+    ]
+    await until(lambda: metrics.limited.labels("snapshots")._value.get() == 7)
+    assert store.inside == 3
+    store.let.set()
+    await asyncio.gather(*subscribing)
+    assert store.most == 3
+    assert all(isinstance(session.take()[0], Subscribed) for session in sessions)
+    for session in sessions:
+        node.release(session)
+    await node.close()
