@@ -25,6 +25,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from realtime import embedded
 from realtime.app import Service
+from realtime.auth.accounts import Accounts
+from realtime.auth.tickets import Tickets
 from realtime.embedded import Embedded
 from tests.cluster import address, databases, node, ready
 from tests.process import data_directory
@@ -128,6 +130,22 @@ async def said(service: Service, path: str, method: str = "GET", value: object =
     request = HTTPRequest(address(service) + path, method, body=body, request_timeout=30)
     answer = await AsyncHTTPClient().fetch(request)
     return json.loads(answer.body) if answer.body else None
+
+
+async def test_accounts_and_tickets_need_no_more(servers: Embedded) -> None:
+    """Nor does the word of a change, which goes through PostgreSQL."""
+    changed: list[str | None] = []
+    async with given(servers) as found, AsyncExitStack() as stack:
+        accounts, tickets = Accounts(found.urls["postgres"], changed.append), Tickets(found.urls["redis"])
+        await accounts.open()
+        stack.push_async_callback(accounts.close)
+        stack.push_async_callback(tickets.close)
+        account = await accounts.add("ada@example.com", "Ada", "correct horse battery", ("reader",))
+        secret, identity = await accounts.sign_in("ada@example.com", "correct horse battery", "127.0.0.1")
+        assert (await accounts.signed_in(secret)).user == account.id
+        assert (await tickets.redeem(await tickets.issue(identity))).user == account.id
+        await until(lambda: account.id in changed)
+        assert await accounts.cookie_secrets()
 
 
 async def test_postgres_lets_the_service_do_nothing_else(servers: Embedded) -> None:
