@@ -128,15 +128,13 @@ def application(door: Door, config: Config = DEFAULTS) -> Application:
 def inner_application(door: Door) -> Application:
     """For what looks after the service from the same machine (`metrics_port`)."""
     given: dict[str, Any] = {"door": door}
-    return Application(
-        [
-            (r"/healthz", AliveHandler, given),
-            (r"/readyz", ReadyHandler, {**given, "inner": True}),
-            (r"/metrics", MetricsHandler, given),
-            (r".*", Missing, given),
-        ],
-        log_function=_count,
-    )
+    routes: list[Any] = [
+        (r"/healthz", AliveHandler, given),
+        (r"/readyz", ReadyHandler, {**given, "inner": True}),
+        (r"/metrics", MetricsHandler, given),
+        (r".*", Missing, given),
+    ]
+    return Application([(Hosts(()), routes), (r".*", Misdirected, given)], log_function=_count)
 
 
 def _hosts(config: Config) -> Hosts:

@@ -175,11 +175,12 @@ def test_numbers_on_a_port_of_their_own(io_loop: IOLoop) -> None:
             public = f"http://127.0.0.1:{service.port}"
             urls = (f"{inner}/metrics", f"{public}/metrics", f"{inner}/readyz", f"{inner}/v1/stores")
             answers = [await ask(url) for url in urls]
+            answers.append(await ask(urls[0], Host="evil.example"))
         finally:
             await service.close()
         return [answer.code for answer in answers], answers[0].body.decode(), answers[2].body
 
     codes, text, ready = io_loop.run_sync(run)
-    assert codes == [200, 404, 200, 404]
+    assert codes == [200, 404, 200, 404, 421]
     assert "stores" in json.loads(ready)
     assert "realtime_connections" in text
