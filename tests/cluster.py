@@ -90,7 +90,9 @@ async def node(
 
 
 @asynccontextmanager
-async def cluster(servers: Embedded, nodes: int = 2, *, detour: Detour | None = None) -> AsyncIterator[Nodes]:
+async def cluster(
+    servers: Embedded, nodes: int = 2, *, detour: Detour | None = None, **settings: Any
+) -> AsyncIterator[Nodes]:
     """Nodes that are ready: every feed has a holder that keeps up. `detour` may change the addresses they are given."""
     async with AsyncExitStack() as stack:
         urls = await stack.enter_async_context(databases(servers))
@@ -98,7 +100,7 @@ async def cluster(servers: Embedded, nodes: int = 2, *, detour: Detour | None = 
             await detour(urls)
         services = Nodes(urls)
         for number in range(nodes):
-            services.append(await stack.enter_async_context(node(urls, number)))
+            services.append(await stack.enter_async_context(node(urls, number, **settings)))
         await until(lambda: ready(services))
         yield services
 

@@ -16,11 +16,18 @@ from pathlib import Path
 
 from realtime.app import Service
 from realtime.brokers.memory import MemoryBroker
-from realtime.config import Config
+from realtime.config import Config, Limits
 from realtime.stores.memory import MemoryStore
 from tests.wait import until
 
 PAGE = resource.getpagesize()
+ANY = 1_000_000_000
+# Fuzzers are floods: what floods meet is in tests/handlers/test_limits.py.
+FLOODED = Config(
+    port=0,
+    drain=1,
+    limits=Limits(messages=ANY, subscribes=ANY, user_messages=ANY, writes=ANY, address_connections=ANY),
+)
 
 
 class Running:
@@ -59,12 +66,12 @@ def memory() -> int:
 
 
 @contextmanager
-def running(config: Config | None = None) -> Iterator[Running]:
+def running(config: Config = FLOODED) -> Iterator[Running]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="node")
     thread.start()
     broker = MemoryBroker()
-    service = asyncio.run_coroutine_threadsafe(_service(config or Config(port=0, drain=1), broker), loop).result(10)
+    service = asyncio.run_coroutine_threadsafe(_service(config, broker), loop).result(10)
     try:
         yield Running(service, loop)
     finally:
