@@ -10,9 +10,7 @@ from typing import NamedTuple, Protocol
 
 from ..errors import Unauthorized
 from ..rights import ANONYMOUS, EVERYTHING, NOBODY, Identity, Rights, Rules
-
-OURS = "rt_"  # how tokens begin that accounts have
-
+from .secret import TOKEN
 
 class Shown(NamedTuple):
     """What somebody proves with who they are; the first of these counts."""
@@ -116,7 +114,7 @@ class Closed:
         return Rights(self.rules, identity)
 
     async def _by_token(self, text: str) -> Identity:
-        if text.startswith(OURS):
+        if text.startswith(TOKEN):
             return await self._accounts.bearer(text)
         if self._jwts is None:
             raise Unauthorized("not a token of ours")

@@ -151,6 +151,9 @@ class LiveSocket(WebSocketHandler, Handler):
             self.session.send(Authenticated(identity.user, identity.expires))
         except RealtimeError as error:
             self._fail(None, error)
+        except Exception:
+            log.exception("auth")
+            self._fail(None, RealtimeError("our mistake: it is in the log"))
         finally:
             self._authenticating = None
 
