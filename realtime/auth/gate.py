@@ -12,6 +12,7 @@ from ..errors import Unauthorized
 from ..rights import ANONYMOUS, EVERYTHING, NOBODY, Identity, Rights, Rules
 from .secret import TOKEN
 
+
 class Shown(NamedTuple):
     """What somebody proves with who they are; the first of these counts."""
 
