@@ -17,7 +17,7 @@ FLOORS = [
     {"config", "metrics", "logs", "frames"},
     {"protocol"},
     {"addresses", "audience", "limits", "pace", "waiting", "places", "replica", "rights", "shared", "tasks"},
-    {"session"},
+    {"session", "client"},
     {"subscription"},
     {"hub", "redis_pubsub"},
     {"brokers", "stores"},
@@ -35,6 +35,7 @@ FLOORS = [
 ]
 PURE = {"errors", "config", "frames", "protocol", "audience", "pace", "waiting", "places", "replica", "session"}
 PURE |= {"limits", "rights", "subscription", "hub", "stores.pgoutput", "stores.pgtypes"}
+CLIENT = {"errors", "protocol", "replica", "tasks"}  # all that the client knows of us: no server's library
 IMPURE = {"asyncio", "time", "tornado", "redis", "asyncpg", "psycopg", "motor", "pymongo", "socket", "threading"}
 
 
@@ -111,6 +112,14 @@ def test_every_dependency_has_an_end() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     for needed in [*project["dependencies"], *project["optional-dependencies"]["embedded"]]:
         assert "<" in needed.partition(";")[0], needed
+
+
+def test_the_client_stands_by_itself() -> None:
+    for name, file in modules():
+        if name.split(".")[0] == "client":
+            for imported in imports(name, file):
+                top = imported.split(".")[1] if imported.startswith("realtime.") else None
+                assert top in {None, "client", *CLIENT}, f"{name} imports {imported}"
 
 
 def test_brokers_and_stores_do_not_know_each_other() -> None:
