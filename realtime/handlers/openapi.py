@@ -1,8 +1,7 @@
 """/v1/openapi.json: what this service answers to, in OpenAPI 3.1, for programs that read that.
 
-One table says what each route takes and gives; limits, error codes and the shape of messages are those of the code, so
-that the document cannot tell of others. `tests/handlers/test_openapi.py` holds it to the routes there are, and
-`tests/handlers/test_fuzz_http.py` to what they answer.
+Made of the table in `routes`; error codes and the shapes of messages are those of the code, so that the document cannot
+tell of others. `tests/fuzz/test_http.py` holds it to what the routes answer.
 """
 
 from __future__ import annotations
@@ -10,259 +9,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
-from msgspec import Struct
 
 from .. import __version__, errors
-from ..config import Limits
 from ..errors import RealtimeError
-from ..metrics import CONTENT_TYPE
-from ..protocol import CHANNEL, CURSOR, LEAST_RATE, MAX_DEPTH, MOST_RATE, Event, Message, Request
-from .base import MERGE_PATCH, Handler
+from ..protocol import Event, Message, Request
+from .base import Handler
 from .credentials import SIGN_IN
 from .door import Door
-from .live import LONGEST_POLL
-from .rest import LONGEST_PAGE, PAGE, Page, Poll, Receipt
-from .websocket import SUBPROTOCOLS
-
-Json = dict[str, Any]
-Errors = tuple[type[RealtimeError], ...]
-
-JSON, HTML, EVENTS, LINES = "application/json", "text/html", "text/event-stream", "application/x-ndjson"
-TEXT = "text/plain"
-_STORE, _COLLECTION = CHANNEL.pattern.split("/")
-
-
-class Answer(Struct, frozen=True):
-    """`content`: schemas by content type; none: no body."""
-
-    says: str
-    content: Mapping[str, Json] = {}
-    headers: tuple[str, ...] = ()
-
-
-class Operation(Struct, frozen=True):
-    """What a method of a route takes and gives. `known`: it wants to know who asks, where anybody is asked."""
-
-    says: str
-    answers: Mapping[int, Answer]
-    errors: Errors = ()
-    parameters: tuple[str, ...] = ()
-    body: tuple[str, ...] = ()  # content types
-    known: bool = True
-
-
-def _ref(kind: str, name: str) -> Json:
-    return {"$ref": f"#/components/{kind}/{name}"}
-
-
-def _schema(name: str) -> Json:
-    return _ref("schemas", name)
-
-
-def _given(where: str, name: str, says: str, *, required: bool = False, **schema: Any) -> Json:
-    return {"name": name, "in": where, "required": required, "description": says, "schema": schema}
-
-
-def _query(name: str, says: str, **schema: Any) -> Json:
-    return _given("query", name, says, **schema)
-
-
-PARAMETERS: dict[str, Json] = {
-    "store": _given(
-        "path", "store", "See GET /v1/stores.", required=True, type="string", pattern=f"^{_STORE}$", example="redis"
-    ),
-    "collection": _given(
-        "path",
-        "collection",
-        "A table, a collection of documents, a prefix.",
-        required=True,
-        type="string",
-        pattern=f"^{_COLLECTION}$",
-        example="rooms",
-    ),
-    "key": _given(
-        "path", "key", "Percent-encoded.", required=True, type="string", minLength=1, maxLength=200, example="attic"
-    ),
-    "path": _given("path", "path", "Of a file.", required=True, type="string", minLength=1, maxLength=200),
-    "limit": _query("limit", "Items of a page.", type="number", minimum=1, maximum=LONGEST_PAGE, default=PAGE),
-    "after": _query("after", "The last key of the page before.", type="string", maxLength=200),
-    "cursor": _query(
-        "cursor",
-        "Where to go on from; of several selections, joined by `~`. With it the answer waits for news.",
-        type="string",
-        pattern=f"^{CURSOR.pattern}(~{CURSOR.pattern})*$",
-    ),
-    "wait": _query("wait", "Seconds of a long-poll.", type="number", minimum=0, maximum=LONGEST_POLL),
-    "heard": _query(
-        "wait",
-        "Above 0: the answer comes when the write's event is in the log.",
-        type="number",
-        minimum=0,
-        maximum=LONGEST_POLL,
-        default=0,
-    ),
-    "max_rate": _query(
-        "max_rate", "Of a stream: events of a key a second.", type="number", minimum=LEAST_RATE, maximum=MOST_RATE
-    ),
-    "stream": _query("stream", "`ndjson`: one message a line, until you go.", type="string", enum=["ndjson"]),
-    "format": _query("format", "`text`: in words, of a store that has some.", type="string", enum=["json", "text"]),
-    "subscribe": _query(
-        "subscribe",
-        "store/collection or store/collection/key, once for each selection.",
-        type="array",
-        items={"type": "string", "pattern": f"^{_STORE}/{_COLLECTION}(/.+)?$"},
-        minItems=1,
-        maxItems=128,
-        uniqueItems=True,
-        example=["redis/rooms"],
-    ),
-    "if_match": _given("header", "If-Match", "An ETag, several, or `*`.", type="string", maxLength=200),
-    "if_none_match": _given("header", "If-None-Match", "Only where there is none.", type="string", enum=["*"]),
-    "if_changed": _given("header", "If-None-Match", "304 where it is still this.", type="string", maxLength=200),
-    "last_event_id": _given("header", "Last-Event-ID", "As `cursor`, of an event stream.", type="string"),
-}
-PARAMETERS["subscribe"] |= {"required": True, "explode": True}
-
-HEADERS: dict[str, Json] = {
-    "ETag": {"description": "Names the value: equal values, equal names.", "schema": {"type": "string"}},
-    "Realtime-Cursor": {"description": "Subscribe from here.", "schema": {"type": "string"}},
-    "Location": {"description": "Of the new item.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
-}
-
-VALUE: Json = {"description": f"Any JSON: at most {Limits().body_bytes} bytes unless set, and {MAX_DEPTH} levels deep."}
-
-EVERYWHERE: Errors = (
-    RealtimeError,
-    errors.ProtocolError,
-    errors.WrongHost,
-    errors.Unsupported,
-    errors.TooMany,
-    errors.Unavailable,
-    errors.Draining,
+from .rest import Page, Poll, Receipt
+from .routes import (
+    ASKED,
+    EVERYWHERE,
+    HEADERS,
+    JSON,
+    PARAMETERS,
+    ROUTES,
+    VALUE,
+    Answer,
+    Json,
+    Operation,
+    ref,
+    schema,
 )
-ASKED: Errors = (errors.Unauthorized, errors.Forbidden)
-READ: Errors = (errors.UnknownChannel, errors.StoreDown, errors.BrokerDown)
-LIVE: Errors = (*READ, errors.Full, errors.BadCursor, errors.TooLarge, errors.Refused, errors.TooSlow)
-WRITE: Errors = (
-    *READ,
-    errors.Forbidden,
-    errors.NotFound,
-    errors.ReadOnly,
-    errors.Conflict,
-    errors.Duplicate,
-    errors.Refused,
-    errors.TooLarge,
-)
-
-_STREAMS = {EVENTS: {"type": "string"}, LINES: {"type": "string"}}
-_READ_ON = ("cursor", "wait", "stream", "max_rate", "last_event_id")
-_CONDITIONS = ("if_match", "if_none_match")
-_WRITTEN = Answer("Written.", {JSON: _schema("Receipt")}, ("ETag",))
-_UNHEARD = Answer("Written; its event has not come yet.", {JSON: _schema("Receipt")}, ("ETag",))
-_THING: Json = {"type": "object"}
-
-
-def _write(says: str, *answers: tuple[int, Answer], **more: Any) -> Operation:
-    more = {"errors": WRITE, "parameters": ("heard", *_CONDITIONS), "body": (JSON,)} | more
-    return Operation(says, {**dict(answers), 202: _UNHEARD}, **more)
-
-
-def _plain(says: str, content: str, schema: Json, *, known: bool = False, errors: Errors = ()) -> Operation:
-    return Operation(says, {200: Answer("Here it is.", {content: schema})}, errors, known=known)
-
-
-ROUTES: dict[str, dict[str, Operation]] = {
-    "/": {"get": _plain("The dashboard", HTML, {"type": "string"})},
-    "/healthz": {"get": _plain("Whether the process answers", JSON, _THING)},
-    "/readyz": {
-        "get": Operation(
-            "Whether every store answers",
-            {200: Answer("They do.", {JSON: _THING}), 503: Answer("One does not, or the node stops.", {JSON: _THING})},
-            known=False,
-        )
-    },
-    "/metrics": {"get": _plain("Numbers for Prometheus", CONTENT_TYPE.partition(";")[0], {"type": "string"})},
-    "/v1/openapi.json": {"get": _plain("This document", JSON, _THING)},
-    "/v1/stores": {"get": _plain("What there is, and how current it is", JSON, _THING, known=True)},
-    "/v1/me": {"get": _plain("Who asks, as this service sees them", JSON, _THING, known=True)},
-    "/v1/ticket": {
-        "post": Operation(
-            "A ticket, good once: `?ticket=` of /v1/ws or of a stream",
-            {201: Answer("Here it is.", {JSON: _THING})},
-            (errors.BrokerDown,),
-        )
-    },
-    "/v1/live": {
-        "get": Operation(
-            "Several selections at once, live",
-            {200: Answer("What is new, or a stream.", {JSON: _schema("Poll"), **_STREAMS})},
-            LIVE,
-            ("subscribe", *_READ_ON),
-        )
-    },
-    "/v1/ws": {
-        "get": Operation(
-            f"A WebSocket; subprotocols {', '.join(SUBPROTOCOLS)}. `x-messages` has what is said on it",
-            {
-                101: Answer("Go on with RFC 6455."),
-                400: Answer("No upgrade to a WebSocket.", {HTML: {"type": "string"}}),
-                426: Answer("No version of WebSocket that we speak."),
-            },
-            (errors.Forbidden, errors.Full),
-        )
-    },
-    "/v1/{store}/{collection}": {
-        "get": Operation(
-            "The items of a collection in pages; with `cursor`, `wait` or `stream`, live",
-            {200: Answer("A page; what is new; or a stream.", {JSON: {"anyOf": [_schema("Page"), _schema("Poll")]}})},
-            LIVE,
-            ("limit", "after", *_READ_ON),
-        ),
-        "post": _write(
-            "A new item under a key that the store makes",
-            (201, Answer("Made.", {JSON: _schema("Receipt")}, ("Location", "ETag"))),
-            parameters=("heard",),
-        ),
-    },
-    "/v1/{store}/{collection}/{key}": {
-        "get": Operation(
-            "An item; with `cursor`, `wait` or `stream`, live",
-            {
-                200: Answer("The value; what is new; or a stream.", {JSON: {}, TEXT: {}}, ("ETag", "Realtime-Cursor")),
-                304: Answer("It is still what you have."),
-            },
-            (*LIVE, errors.NotFound),
-            ("format", *_READ_ON, "if_changed"),
-        ),
-        "put": _write("Write the whole value", (200, _WRITTEN)),
-        "post": _write("As PUT, answered without a body", (204, Answer("Written."))),
-        "patch": _write(
-            "Merge into the value (RFC 7396)",
-            (200, _WRITTEN),
-            body=(MERGE_PATCH, JSON),
-            errors=(*WRITE, errors.Unsupported),
-        ),
-        "delete": _write("Remove it", (200, _WRITTEN), body=()),
-    },
-    "/static/{path}": {
-        "get": Operation(
-            "Scripts and styles of the dashboard",
-            {
-                200: Answer("The file.", {"*/*": {}}),
-                206: Answer("A part of the file.", {"*/*": {}}),
-                304: Answer("It is still what you have."),
-                403: Answer("Not a file of these.", {HTML: {"type": "string"}}),
-                404: Answer("No such file.", {HTML: {"type": "string"}}),
-                416: Answer("No such part of the file."),
-            },
-            known=False,
-        )
-    },
-}
 
 
 class OpenApiHandler(Handler):
@@ -298,8 +69,8 @@ def document(*, asks: bool, metrics: bool) -> Json:
             **({"securitySchemes": _security_schemes()} if asks else {}),
         },
         "x-messages": {
-            "client": [_schema(each.__name__) for each in get_args(Request)],
-            "server": [_schema(each.__name__) for each in (*get_args(Message), Event)],
+            "client": [schema(each.__name__) for each in get_args(Request)],
+            "server": [schema(each.__name__) for each in (*get_args(Message), Event)],
         },
     }
 
@@ -319,7 +90,7 @@ def _security_schemes() -> Json:
 def _path(path: str, operations: Mapping[str, Operation], asks: bool) -> Json:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     item: Json = {method: _operation(path, method, each, asks) for method, each in operations.items()}
-    return item | ({"parameters": [_ref("parameters", name) for name in names]} if names else {})
+    return item | ({"parameters": [ref("parameters", name) for name in names]} if names else {})
 
 
 def _operation(path: str, method: str, operation: Operation, asks: bool) -> Json:
@@ -331,7 +102,7 @@ def _operation(path: str, method: str, operation: Operation, asks: bool) -> Json
         "responses": dict(sorted(answers.items())),
     }
     if operation.parameters:
-        said["parameters"] = [_ref("parameters", name) for name in operation.parameters]
+        said["parameters"] = [ref("parameters", name) for name in operation.parameters]
     if operation.body:
         said["requestBody"] = {"required": True, "content": {kind: {"schema": VALUE} for kind in operation.body}}
     if asks:
@@ -344,7 +115,7 @@ def _answer(answer: Answer) -> Json:
     if answer.content:
         said["content"] = {kind: {"schema": schema} for kind, schema in answer.content.items()}
     if answer.headers:
-        said["headers"] = {name: _ref("headers", name) for name in answer.headers}
+        said["headers"] = {name: ref("headers", name) for name in answer.headers}
     return said
 
 
@@ -357,7 +128,7 @@ def _failures(failures: Iterable[type[RealtimeError]]) -> Json:
 
 
 def _failure(status: int, kinds: Mapping[str, type[RealtimeError]]) -> Json:
-    error = {"allOf": [_schema("Error"), {"properties": {"code": {"enum": [*kinds]}}}]}
+    error = {"allOf": [schema("Error"), {"properties": {"code": {"enum": [*kinds]}}}]}
     current = {"current": {"description": "The value as it is."}} if errors.Conflict.code in kinds else {}
     said: Json = {
         "description": " ".join(_first_line(kind) for kind in kinds.values()),
@@ -366,7 +137,7 @@ def _failure(status: int, kinds: Mapping[str, type[RealtimeError]]) -> Json:
         },
     }
     if status in (errors.Unavailable.status, errors.TooMany.status):
-        said["headers"] = {"Retry-After": _ref("headers", "Retry-After")}
+        said["headers"] = {"Retry-After": ref("headers", "Retry-After")}
     return said
 
 
