@@ -24,6 +24,7 @@ from .brokers.redis import RedisBroker
 from .config import VARIABLES, Config
 from .errors import ConfigError, StartError
 from .feeds import Feed
+from .handlers.accounts import AccountHandler, AccountsHandler
 from .handlers.base import Handler, Missing
 from .handlers.door import Door
 from .handlers.entrance import Server, Web
@@ -33,6 +34,7 @@ from .handlers.myself import MyselfHandler, TicketHandler
 from .handlers.openapi import OpenApiHandler
 from .handlers.pages import AssetHandler, PageHandler
 from .handlers.rest import CollectionHandler, ItemHandler, ManyHandler
+from .handlers.sign_in import SignInHandler, SignOutHandler
 from .handlers.websocket import LiveSocket
 from .metrics import Metrics
 from .node import Node
@@ -112,6 +114,14 @@ def application(door: Door, config: Config = DEFAULTS) -> Application:
         (rf"/v1/{part}/{part}/{part}", ItemHandler, given),
         (r"/static/(.*)", AssetHandler, {"path": str(web / "static")}),
     ]
+    if door.guard is not None:
+        own = {**given, "accounts": door.guard.accounts}
+        routes += [
+            (r"/sign-in", SignInHandler, own),
+            (r"/sign-out", SignOutHandler, own),
+            (r"/account", AccountHandler, own),
+            (r"/accounts", AccountsHandler, own),
+        ]
     if metrics:
         routes.append((r"/metrics", MetricsHandler, given))
     return Web(

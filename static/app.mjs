@@ -29,7 +29,8 @@ const live = new Live(socket.href, {
   items: (channel, items, reason) => {
     tableOf(channel)?.replace(items);
     writer.loaded(channel, items);
-    if (reason) sayReloaded(channel);
+    if (reason === "rights") notify(`What you may read of ${channel} has changed.`);
+    else if (reason) sayReloaded(channel);
     paintSoon();
   },
   event: ({ channel, key, op, value, version, time }) => {
@@ -45,7 +46,18 @@ const live = new Live(socket.href, {
     if (table) table.fail(error);
     else notify(`The server refused a message of this page: ${error.message}`);
   },
+  left: (channel) => {
+    stores.get(channel.split("/")[0])?.leave(channel);
+    notify(`You may not read ${channel} any more.`);
+    look();
+  },
+  unknown: signIn,
 });
+
+/** And come back. */
+function signIn() {
+  location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+}
 
 function tableOf(channel) {
   return stores.get(channel.split("/")[0])?.tables.get(channel);
@@ -59,9 +71,10 @@ async function look() {
   looked = Date.now();
   try {
     const response = await fetch("/v1/stores");
+    if (response.status === 401) return signIn();
     const ahead = Date.now() - Date.parse(response.headers.get("Date"));
     skew = Math.abs(ahead) > CLOCKS ? ahead : 0;
-    showStores((await response.json()).stores);
+    if (response.ok) showStores((await response.json()).stores);
   } catch {
     // the connection's state says it already
   } finally {
@@ -70,13 +83,15 @@ async function look() {
 }
 
 function showStores(found) {
+  for (const name of stores.keys()) if (!(name in found)) removeStore(name);
   for (const [name, store] of Object.entries(found)) {
     if (!stores.has(name)) addStore(name);
     stores.get(name).source(store);
     stores.get(name).show(store.collections).forEach((channel) => live.unsubscribe(channel));
     stores.get(name).tables.forEach((_, channel) => live.subscribe(channel));
   }
-  byId("loading").hidden = true;
+  byId("loading").hidden = stores.size > 0;
+  say(byId("loading"), "There is nothing here that you may read.");
   writer.offer(new Map(Object.entries(found).map(([name, { collections }]) => [name, Object.keys(collections)])));
 }
 
@@ -85,6 +100,15 @@ function addStore(name) {
   stores.set(name, store);
   byId("chips").append(store.chip);
   byId("items").append(store.node);
+}
+
+/** Nothing of it may be read any more. */
+function removeStore(name) {
+  const { tables, chip, node } = stores.get(name);
+  tables.forEach((_, channel) => live.unsubscribe(channel));
+  chip.remove();
+  node.remove();
+  stores.delete(name);
 }
 
 // how current it is -----------------------------------------------------------------------------------------------

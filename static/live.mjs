@@ -3,7 +3,8 @@
  * (docs/protocol.md) and knows nothing of the page. What it keeps per channel is the cursor: after a break it
  * subscribes from there, so that nothing is missed and no snapshot is sent twice.
  *
- * `listener` is told: state(), items(channel, Map, reason), event(event), source(source), failed(channel, error).
+ * `listener` is told: state(), items(channel, Map, reason), event(event), source(source), failed(channel, error),
+ * left(channel) where it may not be read any more, and unknown() where the server does not know (any more) who asks.
  */
 
 import { number, parse } from "./json.mjs";
@@ -14,6 +15,7 @@ const SETTLED = 5_000; // ms that a connection has to last for the back-off to s
 const FIRST_PAUSE = 200;
 const LONGEST_PAUSE = 15_000;
 const RESTART = 1012; // "come back at once"
+const UNKNOWN = 4401; // "say who you are"
 const REFUSED = 4500; // from here to 4999: "do not come back"
 
 // Failures of a subscription that pass by themselves; after any other it is not asked for again on this connection.
@@ -103,6 +105,7 @@ export class Live {
       this.refusal = reason || `close code ${code}`;
       return this.#change("refused");
     }
+    if (code === UNKNOWN) this.#listener.unknown();
     if (Date.now() - this.#openedAt > SETTLED) this.#failures = 0;
     const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** this.#failures++);
     const pause = code === RESTART ? 0 : Math.random() * longest;
@@ -145,6 +148,7 @@ export class Live {
     event: (message) => this.#event(message),
     reset: (message) => this.#state(this.#subscriptions.get(message.channel), message),
     cursor: (message) => this.#move(this.#subscriptions.get(message.channel), message.cursor),
+    leave: (message) => this.#leave(message.channel),
     source: (message) => this.#listener.source({ ...message, lag: number(message.lag) }),
     error: (message) => this.#failed(message),
   };
@@ -199,7 +203,16 @@ export class Live {
     if (subscription) subscription.cursor = cursor;
   }
 
+  /** What may not be read any more; the server has ended the subscription. */
+  #leave(channel) {
+    const subscription = this.#subscriptions.get(channel);
+    this.#subscriptions.delete(channel);
+    this.#listener.left(channel);
+    if (subscription) this.#answered(subscription.id);
+  }
+
   #failed(message) {
+    if (message.code === "unauthorized") this.#listener.unknown();
     const subscription = this.#byId(message.id);
     if (!subscription) return this.#listener.failed(null, message);
     subscription.id = 0;

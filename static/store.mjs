@@ -70,6 +70,11 @@ export class Store {
     return gone;
   }
 
+  /** A channel that may not be read any more. */
+  leave(channel) {
+    if (this.tables.has(channel)) this.#remove(channel);
+  }
+
   paint(now) {
     for (const table of this.tables.values()) table.paint();
     this.#weather?.paint(this.#observations, now);

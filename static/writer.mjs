@@ -132,7 +132,8 @@ export class Writer {
 
   #refused(error, body) {
     this.#write = null;
-    const hint = error.hint ?? (body !== undefined && !isJson(body) ? 'a text goes in double quotes: "like this"' : "");
+    const quotes = body !== undefined && !isJson(body) ? 'a text goes in double quotes: "like this"' : "";
+    const hint = error.code === "unauthorized" ? "sign in again, in another tab, then send it" : error.hint ?? quotes;
     this.#show("failed", error.message, hint, error.code);
   }
 

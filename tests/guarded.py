@@ -16,7 +16,7 @@ from realtime.auth.accounts import Account, Accounts
 from realtime.config import Auth, Jwt
 from realtime.embedded import Embedded
 from tests.auth.issuer import AUDIENCE, ISSUER, SECRET
-from tests.cluster import address, databases, node, ready
+from tests.cluster import Detour, address, databases, node, ready
 from tests.wait import until
 
 PASSWORD = "correct horse"
@@ -105,16 +105,20 @@ async def guarded(
     people: Mapping[str, Sequence[str]],
     *,
     nodes: int = 1,
+    detour: Detour | None = None,
     **settings: Any,
 ) -> AsyncIterator[Guarded]:
-    """`people`: roles by name."""
+    """`people`: roles by name. `detour` may change the addresses that the nodes are given."""
     file = directory / "rules.toml"
     file.write_text(rules)
     auth = Auth(on=True, rules=str(file), jwt=OUTSIDE)
     async with AsyncExitStack() as stack:
         urls = await stack.enter_async_context(databases(servers))
+        direct = urls["postgres"]
+        if detour is not None:
+            await detour(urls)
         services = [await stack.enter_async_context(node(urls, number, auth, **settings)) for number in range(nodes)]
-        accounts = Accounts(urls["postgres"])
+        accounts = Accounts(direct)
         await accounts.open()
         stack.push_async_callback(accounts.close)
         await until(lambda: ready(services))

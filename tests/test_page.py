@@ -125,13 +125,13 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
     """The page, live. Whatever it complains of (scripts, policy) fails the test."""
     with browser.new_context() as context:
         page = context.new_page()
-        complaints = _complaints(page)
+        found = complaints(page)
         _open(page, site)
         yield page
-        assert complaints == []
+        assert found == []
 
 
-def _complaints(page: Page) -> list[str]:
+def complaints(page: Page) -> list[str]:
     found: list[str] = []
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on(

@@ -132,6 +132,11 @@ class Accounts:
         async with self._connection() as connection:
             return await sign_ins.link(connection, (await users.get(connection, user)).id)
 
+    async def linked(self, link: str) -> str:
+        """The e-mail of whom it is for, without using it. Raises Unauthorized."""
+        async with self._connection() as connection:
+            return await sign_ins.linked(connection, secret.digest(link))
+
     async def redeem(self, link: str) -> tuple[str, Identity]:
         """As `sign_in`. Raises Unauthorized."""
         async with self._connection() as connection, connection.transaction():

@@ -76,14 +76,30 @@ async def link(connection: Connection, user: str) -> str:
     return given
 
 
+async def linked(connection: Connection, digest: bytes) -> str:
+    """The e-mail of whom a link is for; it stays as good as it was. Raises Unauthorized."""
+    email: str | None = await connection.fetchval(
+        "SELECT u.email FROM _realtime.links l JOIN _realtime.users u ON u.id = l.user_id"
+        " WHERE l.secret = $1 AND l.expires > now()",
+        digest,
+    )
+    if email is None:
+        raise _void()
+    return email
+
+
 async def redeem(connection: Connection, digest: bytes) -> tuple[str, Identity]:
     """Once. Raises Unauthorized."""
     user = await connection.fetchval(
         "DELETE FROM _realtime.links WHERE secret = $1 AND expires > now() RETURNING user_id", digest
     )
     if user is None:
-        raise Unauthorized("this link has been used, or is too old", hint="ask for a new one")
+        raise _void()
     return await begin(connection, user, None)
+
+
+def _void() -> Unauthorized:
+    return Unauthorized("this link has been used, or is too old", hint="ask for a new one")
 
 
 def _identity(row: asyncpg.Record | None) -> Identity | None:

@@ -5,6 +5,7 @@ Bounded: whoever wanted to push a count out of memory would have to try 10,000 o
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Final
 
@@ -29,7 +30,9 @@ class Tries:
         recent = [time for time in self._times.pop(pair, ()) if now - time < PERIOD]
         self._times[pair] = recent
         if len(recent) >= MOST:
-            raise TooMany(f"more than {MOST} tries in {PERIOD:g} s", hint="wait a minute")
+            error = TooMany(f"more than {MOST} tries in {PERIOD:g} s", hint="wait a minute")
+            error.retry_after = math.ceil(PERIOD - (now - recent[0]))
+            raise error
         recent.append(now)
         if len(self._times) > self._pairs:
             self._times.popitem(last=False)

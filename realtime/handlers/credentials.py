@@ -69,7 +69,9 @@ def _sign_in(handler: Handler) -> str | None:
     if keys is None:
         return None
     secrets, _ = keys
-    value = decode_signed_value(secrets, _name(handler), handler.get_cookie(_name(handler)), max_age_days=DAYS)
+    given = handler.get_cookie(_name(handler))
+    # Tornado's older format has no versions of keys, and fails on what is in none of its formats.
+    value = decode_signed_value(secrets, _name(handler), given, max_age_days=DAYS, min_version=2)
     return value.decode() if value else None
 
 

@@ -59,7 +59,8 @@ def document(*, asks: bool, metrics: bool) -> Json:
             "title": "tornado-realtime",
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "One live key space over several stores. HEAD is answered as GET, without the body.",
+            "description": "One live key space over several stores. HEAD is answered as GET, without the body. "
+            "The pages on which people sign in and look after their accounts are not in here.",
         },
         "paths": {path: _path(path, operations, asks) for path, operations in routes.items()},
         "components": {
