@@ -17,7 +17,9 @@ from pathlib import Path
 from realtime.app import Service
 from realtime.brokers.memory import MemoryBroker
 from realtime.config import Config, Limits
+from realtime.embedded import Embedded
 from realtime.stores.memory import MemoryStore
+from tests.cluster import cluster
 from tests.wait import until
 
 PAGE = resource.getpagesize()
@@ -67,15 +69,35 @@ def memory() -> int:
 
 @contextmanager
 def running(config: Config = FLOODED) -> Iterator[Running]:
+    with _thread() as loop:
+        broker = MemoryBroker()
+        service = asyncio.run_coroutine_threadsafe(_service(config, broker), loop).result(10)
+        try:
+            yield Running(service, loop)
+        finally:
+            asyncio.run_coroutine_threadsafe(service.close(), loop).result(10)
+
+
+@contextmanager
+def running_on(servers: Embedded) -> Iterator[Running]:
+    """The same on the real servers."""
+    with _thread() as loop:
+        nodes = cluster(servers, 1, limits=FLOODED.limits)
+        [service] = asyncio.run_coroutine_threadsafe(nodes.__aenter__(), loop).result(30)
+        try:
+            yield Running(service, loop)
+        finally:
+            asyncio.run_coroutine_threadsafe(nodes.__aexit__(None, None, None), loop).result(30)
+
+
+@contextmanager
+def _thread() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="node")
     thread.start()
-    broker = MemoryBroker()
-    service = asyncio.run_coroutine_threadsafe(_service(config, broker), loop).result(10)
     try:
-        yield Running(service, loop)
+        yield loop
     finally:
-        asyncio.run_coroutine_threadsafe(service.close(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

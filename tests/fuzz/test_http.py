@@ -24,7 +24,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.fuzz.node import Running, running
+from realtime.embedded import Embedded
+from tests.fuzz.node import Running, running, running_on
 
 SEED = int(os.environ.get("SEED", "5"))
 CHECKS = [
@@ -34,14 +35,19 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-KNOWN = {"store": ["memory"], "collection": ["a"], "key": ["a", "ä/%"], "subscribe": [["memory/a"], ["memory/a/a"]]}
-KNOWN["path"] = ["app.mjs", "../pyproject.toml"]
+KNOWN: dict[str, list[Any]] = {
+    "store": ["memory"],
+    "collection": ["a"],
+    "key": ["a", "ä/%"],
+    "subscribe": [["memory/a"], ["memory/a/a"]],
+    "path": ["app.mjs", "../pyproject.toml"],
+}
 
 
-def said(node: Running, mode: GenerationMode) -> Any:
+def said(node: Running, mode: GenerationMode, sound: dict[str, list[Any]]) -> Any:
     """What the node says of itself, without what never ends; what is sound asks for a few items, so that it meets."""
     document = requests.get(f"{node.base}/v1/openapi.json", timeout=5).json()
-    for name, known in KNOWN.items() if mode is GenerationMode.POSITIVE else ():
+    for name, known in sound.items() if mode is GenerationMode.POSITIVE else ():
         document["components"]["parameters"][name]["schema"] = {"enum": known}
     for item in document["paths"].values():
         for operation in item.values():
@@ -51,9 +57,9 @@ def said(node: Running, mode: GenerationMode) -> Any:
     return document
 
 
-def operations(node: Running, mode: GenerationMode) -> Iterator[Any]:
+def operations(node: Running, mode: GenerationMode, sound: dict[str, list[Any]]) -> Iterator[Any]:
     """Those that take nothing have nothing that could be wrong."""
-    for found in schemathesis.openapi.from_dict(said(node, mode)).get_all_operations():
+    for found in schemathesis.openapi.from_dict(said(node, mode, sound)).get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
         if mode is GenerationMode.POSITIVE or [*operation.iter_parameters(), *operation.body]:
@@ -82,27 +88,42 @@ def fuzz(node: Running, session: requests.Session, mode: GenerationMode, operati
 quiet = pytest.mark.filterwarnings("ignore:Do not use the .random. module")
 
 
-def walk(examples: int) -> None:
+def walk(node: Running, examples: int, **known: Any) -> None:
     print(f"seed {SEED}")
-    with running() as node, requests.Session() as session:
-        before = node.holds()
+    with requests.Session() as session:
         for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
-            for operation in operations(node, mode):
+            for operation in operations(node, mode, KNOWN | known):
                 fuzz(node, session, mode, operation, examples)
-        session.close()
+
+
+def walk_alone(examples: int) -> None:
+    with running() as node:
+        before = node.holds()
+        walk(node, examples)
         node.settles(before)
 
 
 @quiet
 def test_every_answer_is_as_the_document_says() -> None:
-    walk(8)
+    walk_alone(8)
 
 
 @quiet
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_thousands_of_answers_are_as_the_document_says() -> None:
-    walk(250)
+    walk_alone(150)
+
+
+@quiet
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("channel", ["postgres/entries", "mongo/a", "redis/a", "weather/current"])
+def test_every_store_answers_as_the_document_says(servers: Embedded, channel: str) -> None:
+    store, collection = channel.split("/")
+    keys = ["1", "berlin", "\u00e4/%", '{"$ne":1}', "a' OR 1=1"]
+    with running_on(servers) as node:
+        walk(node, 60, store=[store], collection=[collection], key=keys, subscribe=[[channel], [f"{channel}/1"]])
 
 
 odd = st.sampled_from(["", "0", "2", "1e9", "nan", "-1", "x", "\0", "v1.x.0", "v1.x.0~v1.x.0", "v1", "ä", "%", "\n"])
