@@ -69,7 +69,8 @@ def test_a_short_cookie_secret() -> None:
 
 def test_a_short_key_of_an_outside_issuer() -> None:
     issuer = {"ALGORITHMS": "HS256", "AUDIENCE": "live", "ISSUER": "https://issuer.example", "KEY": "hunter2"}
-    said = refused(**{f"REALTIME_AUTH__JWT__{name}": value for name, value in issuer.items()})
+    settings = {f"REALTIME_AUTH__JWT__{name}": value for name, value in issuer.items()}
+    said = refused(REALTIME_AUTH__ON="1", **settings)
     assert "auth.jwt.key is too short" in said
     assert "hunter2" not in said
 
