@@ -168,8 +168,8 @@ class Link:
                 await asyncio.sleep(pause + uniform(0, min(FIRST * 2**self._tries, LONGEST)))  # noqa: S311
                 self._tries = min(self._tries + 1, 16)
         except Exception as error:  # of ours, or of whoever was asked for a token: all hear of it
-            if not isinstance(error, RealtimeError):
-                log.exception("a connection to %s died", self._address)
+            if not self._selections:
+                log.exception("the connection to %s died, and nobody is there to hear of it", self._address)
             self.end(error)
         finally:
             self._lost()
