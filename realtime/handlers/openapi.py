@@ -19,12 +19,16 @@ from ..protocol import Event, Message, Request
 from .base import Handler
 from .credentials import SIGN_IN
 from .door import Door
+from .forms import FORM
 from .rest import Page, Poll, Receipt
 from .routes import (
     ASKED,
     EVERYWHERE,
+    FIELDS,
     HEADERS,
+    HTML,
     JSON,
+    PAGES,
     PARAMETERS,
     ROUTES,
     VALUE,
@@ -52,7 +56,7 @@ class OpenApiHandler(Handler):
 @cache
 def document(*, asks: bool, metrics: bool) -> Json:
     """`asks`: the service wants to know who it speaks to. Not to be changed: it is made once."""
-    routes = {path: each for path, each in ROUTES.items() if metrics or path != "/metrics"}
+    routes = {path: each for path, each in ROUTES.items() if metrics or path != "/metrics"} | (PAGES if asks else {})
     return {
         "openapi": "3.1.0",
         "info": {
@@ -96,7 +100,9 @@ def _path(path: str, operations: Mapping[str, Operation], asks: bool) -> Json:
 
 def _operation(path: str, method: str, operation: Operation, asks: bool) -> Json:
     failures = EVERYWHERE + operation.errors + (ASKED if asks and operation.known else ())
-    answers = _failures(failures) | {str(status): _answer(each) for status, each in operation.answers.items()}
+    answers = _failures(failures, HTML if operation.page else JSON) | {
+        str(status): _answer(each) for status, each in operation.answers.items()
+    }
     said: Json = {
         "summary": operation.says,
         "operationId": f"{method} {path}",
@@ -105,7 +111,10 @@ def _operation(path: str, method: str, operation: Operation, asks: bool) -> Json
     if operation.parameters:
         said["parameters"] = [ref("parameters", name) for name in operation.parameters]
     if operation.body:
-        said["requestBody"] = {"required": True, "content": {kind: {"schema": VALUE} for kind in operation.body}}
+        said["requestBody"] = {
+            "required": True,
+            "content": {kind: {"schema": FIELDS if kind == FORM else VALUE} for kind in operation.body},
+        }
     if asks:
         said["security"] = [{"bearer": []}, {"cookie": []}, {}] if operation.known else []
     return said
@@ -120,22 +129,21 @@ def _answer(answer: Answer) -> Json:
     return said
 
 
-def _failures(failures: Iterable[type[RealtimeError]]) -> Json:
-    """By status; each says which codes there may be."""
+def _failures(failures: Iterable[type[RealtimeError]], kind: str) -> Json:
+    """By status; each says which codes there may be, on a page in words."""
     by_status: defaultdict[int, dict[str, type[RealtimeError]]] = defaultdict(dict)
     for each in failures:
         by_status[each.status][each.code] = each
-    return {str(status): _failure(status, kinds) for status, kinds in by_status.items()}
+    return {str(status): _failure(status, kinds, kind) for status, kinds in by_status.items()}
 
 
-def _failure(status: int, kinds: Mapping[str, type[RealtimeError]]) -> Json:
+def _failure(status: int, kinds: Mapping[str, type[RealtimeError]], kind: str) -> Json:
     error = {"allOf": [schema("Error"), {"properties": {"code": {"enum": [*kinds]}}}]}
     current = {"current": {"description": "The value as it is."}} if errors.Conflict.code in kinds else {}
+    shape = {"type": "object", "properties": {"error": error, **current}, "required": ["error"]}
     said: Json = {
-        "description": " ".join(_first_line(kind) for kind in kinds.values()),
-        "content": {
-            JSON: {"schema": {"type": "object", "properties": {"error": error, **current}, "required": ["error"]}}
-        },
+        "description": " ".join(_first_line(each) for each in kinds.values()),
+        "content": {kind: {"schema": shape if kind == JSON else {"type": "string"}}},
     }
     if status in (errors.Unavailable.status, errors.TooMany.status):
         said["headers"] = {"Retry-After": ref("headers", "Retry-After")}

@@ -17,6 +17,7 @@ from ..errors import RealtimeError
 from ..metrics import CONTENT_TYPE
 from ..protocol import CHANNEL, CURSOR, LEAST_RATE, MAX_DEPTH, MOST_RATE
 from .base import MERGE_PATCH
+from .forms import FORM, MAX_FIELD
 from .live import LONGEST_POLL
 from .rest import LONGEST_PAGE, PAGE
 from .websocket import SUBPROTOCOLS
@@ -46,6 +47,7 @@ class Operation(Struct, frozen=True):
     parameters: tuple[str, ...] = ()
     body: tuple[str, ...] = ()  # content types
     known: bool = True
+    page: bool = False  # errors come as one, too
 
 
 def ref(kind: str, name: str) -> Json:
@@ -129,6 +131,8 @@ HEADERS: dict[str, Json] = {
 
 VALUE: Json = {"description": f"Any JSON: at most {Limits().body_bytes} bytes unless set, and {MAX_DEPTH} levels deep."}
 
+FIELDS: Json = {"type": "object", "additionalProperties": {"type": "string", "maxLength": MAX_FIELD}}
+
 EVERYWHERE: Errors = (
     RealtimeError,
     errors.ProtocolError,
@@ -158,6 +162,7 @@ _CONDITIONS = ("if_match", "if_none_match")
 _WRITTEN = Answer("Written.", {JSON: schema("Receipt")}, ("ETag",))
 _UNHEARD = Answer("Written; its event has not come yet.", {JSON: schema("Receipt")}, ("ETag",))
 _THING: Json = {"type": "object"}
+_TEXT: Json = {"type": "string"}
 
 
 def _write(says: str, *answers: tuple[int, Answer], **more: Any) -> Operation:
@@ -169,8 +174,29 @@ def _plain(says: str, content: str, shape: Json, *, known: bool = False, errors:
     return Operation(says, {200: Answer("Here it is.", {content: shape})}, errors, known=known)
 
 
+_CHANGES = (errors.Refused, errors.Duplicate, errors.NotFound)
+
+
+def _page(says: str, *, known: bool = True, then: int = 303) -> Operation:
+    answers = {200: Answer("Here it is.", {HTML: _TEXT}), then: Answer("See there.", headers=("Location",))}
+    return Operation(says, answers, (errors.StoreDown, errors.NotFound), known=known, page=True)
+
+
+def _form(says: str, *more: type[RealtimeError], known: bool = True) -> Operation:
+    answers = {200: Answer("What is shown once.", {HTML: _TEXT}), 303: Answer("Done.", headers=("Location",))}
+    failures = (*ASKED, errors.StoreDown, errors.TooLarge, errors.Unsupported, *more)
+    return Operation(says, answers, failures, body=(FORM,), known=known, page=True)
+
+
 ROUTES: dict[str, dict[str, Operation]] = {
-    "/": {"get": _plain("The dashboard", HTML, {"type": "string"})},
+    "/": {
+        "get": Operation(
+            "The dashboard",
+            {200: Answer("Here it is.", {HTML: _TEXT}), 302: Answer("Sign in first.", headers=("Location",))},
+            known=False,
+            page=True,
+        )
+    },
     "/healthz": {"get": _plain("Whether the process answers", JSON, _THING)},
     "/readyz": {
         "get": Operation(
@@ -256,4 +282,15 @@ ROUTES: dict[str, dict[str, Operation]] = {
             known=False,
         )
     },
+}
+
+# Where the service asks who somebody is; for people, who have a cookie.
+PAGES: dict[str, dict[str, Operation]] = {
+    "/sign-in": {
+        "get": _page("A form to sign in with, or to choose a password", known=False, then=302),
+        "post": _form("Sign in", errors.Refused, known=False),
+    },
+    "/sign-out": {"post": _form("Sign out", known=False)},
+    "/account": {"get": _page("Who is signed in, and their tokens"), "post": _form("Change it", *_CHANGES)},
+    "/accounts": {"get": _page("Everybody, for admins"), "post": _form("Change somebody", *_CHANGES)},
 }

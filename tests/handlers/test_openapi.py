@@ -15,7 +15,7 @@ from tornado.web import Application, RequestHandler
 
 from realtime import errors
 from realtime.app import Service, application
-from realtime.config import Config
+from realtime.config import Auth, Config
 from realtime.handlers.base import Missing
 from realtime.handlers.openapi import document
 from realtime.protocol import REQUESTS, Message
@@ -55,6 +55,17 @@ def test_every_route_is_in_it_and_nothing_else(service: Service, config: Config)
     paths = document(asks=False, metrics=config.metrics_port is None)["paths"]
     said = {path: set(item) - {"parameters"} for path, item in paths.items()}
     assert said == routes(application(service.door, config))
+
+
+def test_pages_are_in_it_where_the_service_asks() -> None:
+    urls = {
+        "postgres": "postgresql://127.0.0.1:1/x",
+        "redis": "redis://127.0.0.1:1",
+        "mongo": "mongodb://127.0.0.1:1/x",
+    }
+    service = Service.of(Config(port=0, auth=Auth(on=True)), urls)  # which is never opened
+    said = {path: set(item) - {"parameters"} for path, item in document(asks=True, metrics=False)["paths"].items()}
+    assert said == routes(application(service.door, service.config))
 
 
 @pytest.mark.parametrize("asks", [False, True])
