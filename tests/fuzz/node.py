@@ -11,8 +11,9 @@ import resource
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from realtime.app import Service
 from realtime.brokers.memory import MemoryBroker
@@ -22,6 +23,7 @@ from realtime.stores.memory import MemoryStore
 from tests.cluster import cluster
 from tests.wait import until
 
+T = TypeVar("T")
 PAGE = resource.getpagesize()
 ANY = 1_000_000_000
 # Fuzzers are floods: what floods meet is in tests/handlers/test_limits.py.
@@ -81,13 +83,30 @@ def running(config: Config = FLOODED) -> Iterator[Running]:
 @contextmanager
 def running_on(servers: Embedded) -> Iterator[Running]:
     """The same on the real servers."""
-    with _thread() as loop:
-        nodes = cluster(servers, 1, limits=FLOODED.limits)
-        [service] = asyncio.run_coroutine_threadsafe(nodes.__aenter__(), loop).result(30)
-        try:
-            yield Running(service, loop)
-        finally:
-            asyncio.run_coroutine_threadsafe(nodes.__aexit__(None, None, None), loop).result(30)
+    with _thread() as loop, _entered(cluster(servers, 1, limits=FLOODED.limits), loop) as [service]:
+        yield Running(service, loop)
+
+
+@contextmanager
+def in_thread(something: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """It, open, while its loop runs in a thread."""
+    with _thread() as loop, _entered(something, loop) as entered:
+        yield entered
+
+
+@contextmanager
+def _entered(something: AbstractAsyncContextManager[T], loop: asyncio.AbstractEventLoop) -> Iterator[T]:
+    async def enter() -> T:
+        return await something.__aenter__()
+
+    async def leave() -> None:
+        await something.__aexit__(None, None, None)
+
+    entered = asyncio.run_coroutine_threadsafe(enter(), loop).result(30)
+    try:
+        yield entered
+    finally:
+        asyncio.run_coroutine_threadsafe(leave(), loop).result(30)
 
 
 @contextmanager
