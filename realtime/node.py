@@ -175,7 +175,6 @@ class Node:
         self, rights: Rights, name: str, key: str | None, write: Callable[[], Awaitable[Written]]
     ) -> tuple[Written, Placed | None]:
         """Write, and wait until its event is in the log: the event, or None where none comes or it takes too long."""
-        check_key(key)
         rights.write(name, key)
         async with self._listening(name, key) as (session, woken):
             written = await write()

@@ -38,7 +38,7 @@ TITLES = {"postgres": "PostgreSQL", "mongo": "MongoDB", "redis": "Redis"}
 async def serve(config: Config) -> None:
     """Until a signal comes. Raises StartError."""
     urls = config.urls
-    _raise_files()
+    raise_files()
     missing = [name for name in TITLES if name not in urls]
     check(urls)
     async with AsyncExitStack() as stack:
@@ -54,7 +54,7 @@ async def serve(config: Config) -> None:
         await _until_stopped(service, own)
 
 
-def _raise_files() -> None:
+def raise_files() -> None:
     """Have as many files open as the system lets us: each connection is one."""
     _, hard = getrlimit(RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS says "unlimited", and means less

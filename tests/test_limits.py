@@ -68,6 +68,16 @@ def test_those_that_are_full_again_are_forgotten() -> None:
     assert len(buckets) <= 100
 
 
+def test_those_that_are_not_are_remembered() -> None:
+    buckets = Buckets(Rate(1), most=100)
+    assert [buckets.take("ann", NOON) for _ in range(5)] == [True] * 4 + [False]
+    for number in range(99):
+        buckets.take(number, NOON)
+    buckets.take("new", NOON + 1.5)
+    assert len(buckets) == 2
+    assert [buckets.take("ann", NOON + 1.5) for _ in range(2)] == [True, False]
+
+
 def test_beyond_the_bound_the_oldest_half_is_forgotten() -> None:
     buckets = Buckets(Rate(1), most=100)
     for number in range(101):

@@ -72,10 +72,10 @@ async def put(there: Guarded, name: str | None = None, method: str = "PUT", **he
     return await there.ask(name, f"{ROOMS}/attic", method, None if method == "DELETE" else {"x": 1}, **headers)
 
 
-async def until_refused(write: Callable[[], Awaitable[HTTPResponse]]) -> HTTPResponse:
+async def until_refused(write: Callable[[], Awaitable[HTTPResponse]], done: int = 200) -> HTTPResponse:
     """The first that is too many: while we ask, some come back."""
     for _ in range(50):
-        if (answer := await write()).code not in (200, 204):
+        if (answer := await write()).code not in (done, 204):
             return answer
     raise AssertionError("nobody is refused")
 
@@ -90,6 +90,11 @@ async def test_writes_of_a_user(there: Guarded, method: str) -> None:
     assert (await there.ask("ann", ROOMS)).code == 200
     assert (await put(there, "ben")).code == 200
     assert (await put(there)).code == 200
+
+
+async def test_tickets_are_written_too(there: Guarded) -> None:
+    answer = await until_refused(lambda: there.ask("ann", "/v1/ticket", "POST", 1), done=201)
+    assert code(answer) == (429, "too_many")
 
 
 async def test_writes_of_nobody_count_by_address(there: Guarded) -> None:

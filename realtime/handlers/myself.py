@@ -32,4 +32,5 @@ class TicketHandler(Handler):
         """Good once, for `?ticket=` of /v1/ws or of a stream."""
         if self.door.gate.asks and not self.identity.known:
             raise Unauthorized("a ticket is for who says who they are")
+        self.door.bounds.write(self.caller)
         self.answer({"ticket": await self.door.gate.ticket(self.identity), "seconds": SECONDS}, 201)

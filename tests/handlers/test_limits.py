@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ import websockets
 from websockets.sync.client import ClientConnection, connect
 
 from realtime.config import Config, Limits
+from realtime.handlers.bounds import Bounds
+from realtime.metrics import Metrics
+from realtime.serve import raise_files
 from tests.fuzz.node import Running, memory, running
 from tests.wait import until
 
@@ -368,6 +372,20 @@ def test_a_node_has_room_for_so_many(way: str) -> None:
         first.close()
         asyncio.run(until(lambda: node.holds()["websocket"] == 2))
         assert Raw(node, asked).status() in (101, 200)
+
+
+def test_connections_are_fewer_than_files_and_those_as_many_as_there_may_be() -> None:
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    try:
+        setrlimit(RLIMIT_NOFILE, (1024, hard))
+        bounds = Bounds(Config(), Metrics(), asks=False)
+        assert (bounds.most, bounds.most_sockets) == (512, 768)
+        raise_files()
+        assert getrlimit(RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        setrlimit(RLIMIT_NOFILE, (soft, hard))
+    few = Config(limits=Limits(connections=7))
+    assert Bounds(few, Metrics(), asks=False).most == 7
 
 
 def test_sockets_are_fewer_than_files(node: Running) -> None:
