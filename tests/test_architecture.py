@@ -34,7 +34,18 @@ FLOORS = [
     {"__main__"},
 ]
 PURE = {"errors", "config", "frames", "protocol", "audience", "pace", "waiting", "places", "replica", "session"}
-PURE |= {"limits", "rights", "subscription", "hub", "stores.pgoutput", "stores.pgtypes"}
+PURE |= {
+    "client.answers",
+    "client.inbox",
+    "client.messages",
+    "client.selections",
+    "limits",
+    "rights",
+    "subscription",
+    "hub",
+    "stores.pgoutput",
+    "stores.pgtypes",
+}
 CLIENT = {"errors", "protocol", "replica", "tasks"}  # all that the client knows of us: no server's library
 IMPURE = {"asyncio", "time", "tornado", "redis", "asyncpg", "psycopg", "motor", "pymongo", "socket", "threading"}
 

@@ -1,14 +1,14 @@
-"""Errors as they come over the wire, as the exceptions of `realtime.errors`: by code, or else by status."""
+"""What comes back for a request; errors as the exceptions of `realtime.errors`, by code, or else by status. Pure."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
 from .. import errors
 from ..errors import Forbidden, ProtocolError, RealtimeError, TooMany, Unauthorized, Unavailable
-from .exchange import Answer
 from .messages import plain
 
 # `Flooding` is a TooMany on the wire: a class counts that has a code of its own.
@@ -18,6 +18,17 @@ _CODES: dict[str, type[RealtimeError]] = {
     if isinstance(each, type) and issubclass(each, RealtimeError) and "code" in vars(each)
 }
 _STATUSES = {400: ProtocolError, 401: Unauthorized, 403: Forbidden, 426: ProtocolError, 429: TooMany}
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]  # by name, in small letters
+    body: bytes
+
+    @property
+    def etag(self) -> str | None:
+        tag = self.headers.get("etag")
+        return None if tag is None else tag.strip('"')
 
 
 class Conflict(errors.Conflict):

@@ -9,12 +9,12 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple
 
 import h11
 
 from ..errors import RealtimeError, Unavailable
 from .address import Address
+from .answers import Answer
 
 CONNECT = 5.0  # seconds until a connection is there
 ANSWER = 30.0  # seconds until an answer is there; the service holds one for ten where its event is waited for
@@ -23,17 +23,6 @@ IDLE = (
 )
 MOST = 16  # connections at once; further requests wait
 CHUNK = 1 << 16
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]  # by name, in small letters
-    body: bytes
-
-    @property
-    def etag(self) -> str | None:
-        tag = self.headers.get("etag")
-        return None if tag is None else tag.strip('"')
 
 
 class Http:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 
-from .link import Link, Selection
+from .link import Link
+from .selections import Selection
 
 
 class Held:

@@ -40,7 +40,6 @@ class Inbox:
 
     def __init__(self, channel: str, key: str | None, mode: Mode, cursor: str | None, wake: Callable[[], None]) -> None:
         self.cursor = self.taken = cursor
-        self.full = False
         self.over = False  # nothing comes any more
         self.error: Exception | None = None  # why
         self._channel, self._key, self._mode, self._wake = channel, key, mode, wake
@@ -52,6 +51,10 @@ class Inbox:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) >= MOST or self._size > MOST_BYTES
 
     def take(self, message: Subscribed | protocol.Reset | protocol.Event | Fresh) -> None:
         match message:
@@ -113,7 +116,6 @@ class Inbox:
         self._size += _size(entry)
         if self._mode == "latest" and not self._slow and len(self._waiting) > SLOW:
             self._conflate()
-        self.full = len(self._waiting) >= MOST or self._size > MOST_BYTES
         self._wake()
 
     def _conflate(self) -> None:

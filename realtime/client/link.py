@@ -1,11 +1,4 @@
-"""One WebSocket that comes back by itself, and what is subscribed to over it.
-
-An event on the wire names no subscription, and one that two selections want comes once. So the selections of a link
-never overlap, and share a `max_rate` where they share a channel; what does not fit goes to a link of its own.
-
-What is to be said is not queued but found: a selection that was not asked for on this connection is asked for, with the
-cursor of its own. So a new connection needs nothing beside it, and nothing grows while there is none.
-"""
+"""One WebSocket that comes back by itself, with what is subscribed to over it."""
 
 from __future__ import annotations
 
@@ -13,85 +6,27 @@ import asyncio
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
-from itertools import count
-from random import uniform
-from typing import Protocol
 
 import msgspec
 import websockets
-from msgspec import UNSET
 from websockets.asyncio.client import ClientConnection
 
-from .. import protocol
-from ..errors import Forbidden, ProtocolError, RealtimeError, TooMany, Unauthorized, Unavailable
-from ..protocol import (
-    Auth,
-    AuthExpiring,
-    Event,
-    Failure,
-    Fresh,
-    Leave,
-    Mode,
-    Ping,
-    Request,
-    ServerMessage,
-    Subscribe,
-    Subscribed,
-    Unsubscribe,
-    Welcome,
-    decode_message,
-)
+from ..errors import Forbidden, ProtocolError, Unauthorized
+from ..protocol import Auth, AuthExpiring, Failure, Ping, Request, Welcome, decode_message
 from ..tasks import together
 from .address import Address
-from .answers import named
 from .messages import State
+from .selections import Selection, Selections, jitter
 from .tokens import Tokens, header
 
 log = logging.getLogger("realtime.client")
 
-FIRST, LONGEST = 0.2, 15.0  # seconds before coming back: at most, at first; and ever
 OPENING = 10.0  # seconds until a connection is there, and greeted
 GOODBYE = 1.0  # seconds that a connection which is left waits for the answer
-MOST = 100  # selections; the service allows 128 unless told otherwise
 MOST_BYTES = 1 << 26  # of a message
-RESTART = 1012
-FOR_GOOD = range(4500, 5000)  # close codes after which there is no use in coming back
-TOKEN_ENDED = 4401
+RESTART, TOKEN_ENDED = 1012, 4401  # close codes
 TOO_MUCH = 4008, 4429  # we were too slow, or too loud
-
-
-class Sink(Protocol):
-    """Where the messages of a selection go. `cursor`: after all that has come."""
-
-    full: bool
-
-    @property
-    def cursor(self) -> str | None: ...
-
-    def take(self, message: Subscribed | protocol.Reset | Event | Fresh) -> None: ...
-
-    def broken(self) -> None:
-        """The connection is gone."""
-
-    def end(self, error: Exception | None) -> None:
-        """Nothing comes any more: because of this, or as it was wished."""
-
-
-class Selection:
-    """`id`: of the subscribe on this connection. `live`: it was answered. `paused`: its sink is full."""
-
-    def __init__(self, channel: str, key: str | None, mode: Mode, max_rate: float | None, sink: Sink) -> None:
-        self.channel, self.key, self.mode, self.max_rate, self.sink = channel, key, mode, max_rate, sink
-        self.id: int | None = None
-        self.live = self.paused = False
-        self.due = 0.0  # not to be asked for before
-        self.tries = 0  # in a row that were refused for the time being
-
-    def overlaps(self, other: Selection) -> bool:
-        return self.channel == other.channel and (None in (self.key, other.key) or self.key == other.key)
-
-    def forget(self) -> None:
-        self.id, self.live = None, False
+FOR_GOOD = range(4500, 5000)  # there is no use in coming back
 
 
 class Link:
@@ -101,43 +36,31 @@ class Link:
         self.state: State = "connecting"
         self.over = False
         self._address, self._tokens, self._changed = address, tokens, changed
-        self._selections: dict[tuple[str, str | None], Selection] = {}
-        self._asked: dict[int, Selection] = {}
-        self._gone: list[int] = []  # subscriptions to end
-        self._ids = count(1)
+        self._selections = Selections()
         self._due = asyncio.Event()  # there may be something to say
         self._greeted = False
         self._came = False  # it was live once
-        self._tries = 0  # in a row to connect
+        self._tries = 0  # to connect, in a row
         self._refused = 0  # of those, by 401
         self._heartbeat = OPENING
         self._ping = self._renew = False  # to be said
-
-    # selections -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._selections)
 
     def fits(self, new: Selection) -> bool:
-        if self.over or len(self._selections) >= MOST:
-            return False
-        return not any(
-            new.overlaps(other) or (new.channel == other.channel and new.max_rate != other.max_rate)
-            for other in self._selections.values()
-        )
+        return not self.over and self._selections.fits(new)
 
     def add(self, selection: Selection) -> None:
-        self._selections[selection.channel, selection.key] = selection
+        self._selections.add(selection)
         self._tell()
 
     def drop(self, selection: Selection) -> None:
         """It is wanted no more."""
-        if self._selections.get((selection.channel, selection.key)) is selection:
-            del self._selections[selection.channel, selection.key]
-            self._put_down(selection)
-            self._tell()
-            if not self._selections:
-                self._changed()
+        self._selections.drop(selection)
+        self._tell()
+        if not len(self._selections):
+            self._changed()
 
     def resume(self, selection: Selection) -> None:
         """Its sink has room again."""
@@ -147,15 +70,7 @@ class Link:
     def end(self, error: Exception | None) -> None:
         """All of them."""
         self.over = True
-        selections, self._selections = list(self._selections.values()), {}
-        for selection in selections:
-            selection.sink.end(error)
-
-    def _put_down(self, selection: Selection) -> None:
-        if selection.id is not None:
-            self._asked.pop(selection.id, None)
-            self._gone.append(selection.id)
-        selection.forget()
+        self._selections.end(error)
 
     # coming back ----------------------------------------------------------------------------------------------------
 
@@ -165,10 +80,10 @@ class Link:
             while True:
                 pause = await self._visit()
                 self._lost()
-                await asyncio.sleep(pause + uniform(0, min(FIRST * 2**self._tries, LONGEST)))  # noqa: S311
-                self._tries = min(self._tries + 1, 16)
+                await asyncio.sleep(pause + jitter(self._tries))
+                self._tries += 1
         except Exception as error:  # of ours, or of whoever was asked for a token: all hear of it
-            if not self._selections:
+            if not len(self._selections):
                 log.exception("the connection to %s died, and nobody is there to hear of it", self._address)
             self.end(error)
         finally:
@@ -190,10 +105,9 @@ class Link:
             async with connection:
                 await together({"client reads": self._read(connection), "client writes": self._write(connection)})
         except websockets.ConnectionClosed as error:
-            code = error.rcvd.code if error.rcvd is not None else 0
-            reason = error.rcvd.reason if error.rcvd is not None else "cut"
-            log.info("the connection to %s closed: %d %s", self._address, code, reason)
-            return await self._closed(code, reason, token)
+            closed = error.rcvd
+            log.info("the connection to %s closed: %s", self._address, closed or "cut")
+            return await self._closed(closed.code, closed.reason, token) if closed is not None else 0
         except (OSError, TimeoutError) as error:
             log.info("the connection to %s broke: %s", self._address, error or type(error).__name__)
         return 0
@@ -235,65 +149,10 @@ class Link:
     def _lost(self) -> None:
         self._greeted = self._ping = self._renew = False
         self._heartbeat = OPENING
-        self._asked.clear()
-        self._gone.clear()
-        for selection in self._selections.values():
-            selection.forget()
-            selection.due = 0
-            selection.sink.broken()
+        self._selections.lost()
         self._tell()
 
-    # writing --------------------------------------------------------------------------------------------------------
-
-    async def _write(self, connection: ClientConnection) -> None:
-        while True:
-            self._due.clear()
-            if self._renew:
-                self._renew = False
-                token = await self._tokens.renew(await self._tokens.get())
-                if token is not None:
-                    await self._say(connection, Auth(token))
-            while (request := self._request()) is not None:
-                await self._say(connection, request)
-            await self._something_due()
-
-    async def _say(self, connection: ClientConnection, request: Request) -> None:
-        await connection.send(msgspec.json.encode(request), text=True)
-
-    def _request(self) -> Request | None:
-        """What is to be said next."""
-        if self._ping:
-            self._ping = False
-            return Ping()
-        if self._gone:
-            return Unsubscribe(self._gone.pop(0))
-        now = asyncio.get_running_loop().time()
-        selection = next((each for each in self._wanting() if each.due <= now), None)
-        if selection is None:
-            return None
-        selection.id = next(self._ids)
-        self._asked[selection.id] = selection
-        return Subscribe(
-            selection.id,
-            selection.channel,
-            selection.key,
-            selection.sink.cursor,
-            selection.mode,
-            selection.max_rate,
-        )
-
-    def _wanting(self) -> list[Selection]:
-        return [each for each in self._selections.values() if each.id is None and not each.paused]
-
-    async def _something_due(self) -> None:
-        soonest = min((each.due for each in self._wanting()), default=None)
-        try:
-            async with asyncio.timeout_at(soonest):
-                await self._due.wait()
-        except TimeoutError:
-            pass
-
-    # reading --------------------------------------------------------------------------------------------------------
+    # talking --------------------------------------------------------------------------------------------------------
 
     async def _read(self, connection: ClientConnection) -> None:
         """Until it closes. After one heartbeat of silence it is asked for a sign of life, after two it is dead."""
@@ -308,81 +167,55 @@ class Link:
                     raise TimeoutError(f"silent for {2 * self._heartbeat:g} s") from None
                 asked = self._ping = True
                 self._due.set()
-                continue
-            asked = False
-            try:
-                self._hear(decode_message(frame, "json"))
-            except msgspec.DecodeError as error:
-                raise ProtocolError(f"what the service says is not understood: {error}") from error
+            else:
+                asked = False
+                self._hear(frame)
 
-    def _hear(self, message: ServerMessage) -> None:
+    def _hear(self, frame: bytes) -> None:
+        try:
+            message = decode_message(frame, "json")
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"what the service says is not understood: {error}") from error
         match message:
-            case Event():
-                self._event(message)
-            case Subscribed() if isinstance(message.id, int) and message.id in self._asked:
-                selection = self._asked[message.id]
-                self._give(selection, message)
-                if not message.more:
-                    selection.live, selection.tries = True, 0
-                    self._tell()
-            case protocol.Reset() | Fresh() | Leave():
-                self._about(message)
-            case Failure():
-                self._failure(message)
             case Welcome():
                 self._greeted, self._heartbeat, self._refused = True, message.heartbeat, 0
-                self._tell()
             case AuthExpiring():
                 self._renew = True
-                self._due.set()
+            case Failure(id=None):
+                log.info("%s says: %s", self._address, message.message)
+            case _:
+                if not self._selections.hear(message, asyncio.get_running_loop().time()):
+                    return
+        self._tell()
 
-    def _event(self, event: Event) -> None:
-        for key in (None, event.key):
-            selection = self._selections.get((event.channel, key))
-            if selection is not None and selection.live:
-                self._give(selection, event)
+    async def _write(self, connection: ClientConnection) -> None:
+        while True:
+            self._due.clear()
+            while (request := await self._request()) is not None:
+                await connection.send(msgspec.json.encode(request), text=True)
+            try:
+                async with asyncio.timeout_at(self._selections.due()):
+                    await self._due.wait()
+            except TimeoutError:
+                pass
 
-    def _about(self, message: protocol.Reset | Fresh | Leave) -> None:
-        selection = self._selections.get((message.channel, None if message.key is UNSET else message.key))
-        if selection is None or not selection.live:
-            return
-        if isinstance(message, Leave):
-            self._finish(selection, Forbidden(f"you may not see {message.channel} any more"))
-        else:
-            self._give(selection, message)
-
-    def _give(self, selection: Selection, message: Subscribed | protocol.Reset | Event | Fresh) -> None:
-        selection.sink.take(message)
-        if selection.sink.full and not getattr(message, "more", False):
-            selection.paused = True
-            self._put_down(selection)
-            self._tell()
-
-    def _failure(self, failure: Failure) -> None:
-        error = named(failure.code, failure.message, failure.hint or None)
-        selection = self._asked.get(failure.id) if isinstance(failure.id, int) else None
-        if selection is None:
-            log.info("%s says: %s", self._address, error)
-        elif isinstance(error, (Unavailable, TooMany)):
-            self._asked.pop(selection.id or 0)
-            selection.forget()
-            wait = (error.retry_after or 0) / 4 + uniform(0, min(FIRST * 2**selection.tries, LONGEST))  # noqa: S311
-            selection.due = asyncio.get_running_loop().time() + wait
-            selection.tries = min(selection.tries + 1, 16)
-            self._tell()
-        else:
-            self._finish(selection, error)
-
-    def _finish(self, selection: Selection, error: RealtimeError) -> None:
-        """The service has ended it."""
-        self._asked.pop(selection.id or 0, None)
-        selection.forget()
-        self.drop(selection)
-        selection.sink.end(error)
+    async def _request(self) -> Request | None:
+        """What is to be said next."""
+        if self._ping:
+            self._ping = False
+            return Ping()
+        if self._renew:
+            self._renew = False
+            old = await self._tokens.get()
+            token = await self._tokens.renew(old)
+            if token is not None and token != old:
+                return Auth(token)
+        return self._selections.request(asyncio.get_running_loop().time())
 
     # state ----------------------------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
+        """What has happened may be a change of state, or something to say."""
         self._due.set()
         before, self.state = self.state, self._state()
         if self.state == "live":
@@ -394,8 +227,7 @@ class Link:
     def _state(self) -> State:
         if not self._greeted:
             return "reconnecting" if self._came else "connecting"
-        settled = all(each.live or each.paused for each in self._selections.values())
-        return "live" if settled else "catching up"
+        return "live" if self._selections.settled else "catching up"
 
 
 class _Connect(websockets.connect):

@@ -13,12 +13,13 @@ from ..errors import RealtimeError
 from ..protocol import Mode, check_key, split_channel
 from ..tasks import Tasks
 from .address import Address
-from .answers import error_of
-from .exchange import Answer, Http
+from .answers import Answer, error_of
+from .exchange import Http
 from .held import Held
-from .link import Link, Selection
+from .link import Link
 from .messages import Item, State, Written, plain
 from .replicas import LiveReplica
+from .selections import Selection
 from .tokens import Token, Tokens, header
 from .watch import Watch
 

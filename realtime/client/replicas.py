@@ -10,8 +10,8 @@ from .. import protocol
 from ..errors import RealtimeError
 from ..protocol import Event, Fresh, Subscribed, check_key, split_channel
 from ..replica import Replica
-from .link import Selection
 from .messages import plain
+from .selections import Selection
 
 if TYPE_CHECKING:
     from .live import Live

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 from ..protocol import Mode, Subscribe, check_key, split_channel
 from .held import Held
 from .inbox import Inbox
-from .link import Selection
 from .messages import Message
+from .selections import Selection
 
 if TYPE_CHECKING:
     from .live import Live
