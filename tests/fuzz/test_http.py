@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from realtime.embedded import Embedded
-from tests.fuzz.node import Running, running, running_on
+from tests.fuzz.node import FLOODED, in_thread, running, running_on
+from tests.guarded import guarded
 
 SEED = int(os.environ.get("SEED", "5"))
 CHECKS = [
@@ -44,9 +46,9 @@ KNOWN: dict[str, list[Any]] = {
 }
 
 
-def said(node: Running, mode: GenerationMode, sound: dict[str, list[Any]]) -> Any:
+def said(base: str, mode: GenerationMode, sound: dict[str, list[Any]]) -> Any:
     """What the node says of itself, without what never ends; what is sound asks for a few items, so that it meets."""
-    document = requests.get(f"{node.base}/v1/openapi.json", timeout=5).json()
+    document = requests.get(f"{base}/v1/openapi.json", timeout=5).json()
     for name, known in sound.items() if mode is GenerationMode.POSITIVE else ():
         document["components"]["parameters"][name]["schema"] = {"enum": known}
     for item in document["paths"].values():
@@ -57,16 +59,16 @@ def said(node: Running, mode: GenerationMode, sound: dict[str, list[Any]]) -> An
     return document
 
 
-def operations(node: Running, mode: GenerationMode, sound: dict[str, list[Any]]) -> Iterator[Any]:
+def operations(base: str, mode: GenerationMode, sound: dict[str, list[Any]]) -> Iterator[Any]:
     """Those that take nothing have nothing that could be wrong."""
-    for found in schemathesis.openapi.from_dict(said(node, mode, sound)).get_all_operations():
+    for found in schemathesis.openapi.from_dict(said(base, mode, sound)).get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
         if mode is GenerationMode.POSITIVE or [*operation.iter_parameters(), *operation.body]:
             yield operation
 
 
-def fuzz(node: Running, session: requests.Session, mode: GenerationMode, operation: Any, examples: int) -> None:
+def fuzz(base: str, session: requests.Session, mode: GenerationMode, operation: Any, examples: int) -> None:
     @seed(SEED)
     @settings(
         max_examples=examples,
@@ -77,29 +79,30 @@ def fuzz(node: Running, session: requests.Session, mode: GenerationMode, operati
     )
     @given(operation.as_strategy(generation_mode=mode))
     def every_answer_is_as_said(case: Case[Any]) -> None:
-        answer = case.call(base_url=node.base, session=session, timeout=10)
+        answer = case.call(base_url=base, session=session, timeout=10)
         assert "Traceback" not in answer.text
         case.validate_response(answer, checks=CHECKS)
 
     every_answer_is_as_said()
 
 
-# the node, in its thread, draws lots, too
 quiet = pytest.mark.filterwarnings("ignore:Do not use the .random. module")
 
 
-def walk(node: Running, examples: int, **known: Any) -> None:
+def walk(base: str, examples: int, token: str = "", **known: Any) -> None:
     print(f"seed {SEED}")
     with requests.Session() as session:
+        if token:
+            session.headers["Authorization"] = f"Bearer {token}"
         for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
-            for operation in operations(node, mode, KNOWN | known):
-                fuzz(node, session, mode, operation, examples)
+            for operation in operations(base, mode, KNOWN | known):
+                fuzz(base, session, mode, operation, examples)
 
 
 def walk_alone(examples: int) -> None:
     with running() as node:
         before = node.holds()
-        walk(node, examples)
+        walk(node.base, examples)
         node.settles(before)
 
 
@@ -123,7 +126,33 @@ def test_every_store_answers_as_the_document_says(servers: Embedded, channel: st
     store, collection = channel.split("/")
     keys = ["1", "berlin", "\u00e4/%", '{"$ne":1}', "a' OR 1=1"]
     with running_on(servers) as node:
-        walk(node, 60, store=[store], collection=[collection], key=keys, subscribe=[[channel], [f"{channel}/1"]])
+        walk(node.base, 60, store=[store], collection=[collection], key=keys, subscribe=[[channel], [f"{channel}/1"]])
+
+
+RULES = """
+[[rule]]
+roles = ["admin"]
+channels = ["*"]
+read = true
+write = true
+
+[[rule]]
+roles = ["reader"]
+channels = ["redis/a"]
+keys = ["a"]
+read = true
+"""
+
+
+@quiet
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("who", ["", "admin", "reader"])
+def test_who_asks_is_answered_as_the_document_says(servers: Embedded, tmp_path: Path, who: str) -> None:
+    """Nobody, somebody who may all, and somebody who may read one key."""
+    people, limits = {"admin": ["admin"], "reader": ["reader"]}, FLOODED.limits
+    with in_thread(guarded(servers, tmp_path, RULES, people, limits=limits)) as found:
+        walk(found.bases[0], 60, found.tokens.get(who, ""), store=["redis"], subscribe=[["redis/a"], ["redis/a/a"]])
 
 
 odd = st.sampled_from(["", "0", "2", "1e9", "nan", "-1", "x", "\0", "v1.x.0", "v1.x.0~v1.x.0", "v1", "ä", "%", "\n"])
