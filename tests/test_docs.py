@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from tests.process import data_directory, served
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
@@ -111,6 +113,19 @@ def test_readme_curl(base: str) -> None:
     finally:
         live.terminate()
         live.communicate()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/python.md"])
+def test_python_examples(base: str, document: str) -> None:
+    """Block by block, in one namespace, as in `python -m asyncio`."""
+    examples = blocks((ROOT / document).read_text(), "python")
+    assert examples
+    names: dict[str, Any] = {}
+    with asyncio.Runner() as runner:
+        for example in examples:
+            code = compile(example.replace("http://127.0.0.1:8888", base), document, "exec", TOP_LEVEL_AWAIT)
+            if (awaited := eval(code, names)) is not None:
+                runner.run(asyncio.wait_for(awaited, 20))
 
 
 def test_links_lead_somewhere() -> None:
