@@ -1,6 +1,8 @@
-"""Two nodes on the real stores: what is written to one, or past both, is told at the other; cursors are good at each."""
+"""Two nodes on the real stores: what is written to one, or past both, is told at the other, from any cursor."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
