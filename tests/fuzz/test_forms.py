@@ -15,6 +15,9 @@ from realtime.embedded import Embedded
 from tests.fuzz.node import in_thread
 from tests.guarded import PASSWORD, Guarded, guarded
 
+# the node, in its thread, draws lots, too
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the .random. module")
+
 SEED = int(os.environ.get("SEED", "5"))
 RULES = '[[rule]]\nroles = ["admin"]\nchannels = ["*"]\nread = true\nwrite = true\n'
 ANY = 1_000_000_000
