@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ..errors import RealtimeError
@@ -76,6 +76,7 @@ class SyncLive:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Ends what other threads wait for, too."""
         try:
             self._loop.run(self._live.__aexit__())
         finally:
@@ -90,6 +91,15 @@ class SyncLive:
     @property
     def state(self) -> State:
         return self._live.state
+
+    def states(self) -> Iterator[State]:
+        """As `Live.states`; each step blocks."""
+        states = self._live.states()
+        while True:
+            try:
+                yield self._loop.run(_step(states))
+            except StopAsyncIteration:
+                return
 
     def watch(
         self,
@@ -166,8 +176,8 @@ class SyncWatch(Iterator[Message]):
         self.close()
 
 
-async def _step(watch: Watch) -> Message:
-    return await anext(watch)
+async def _step(steps: AsyncIterator[T]) -> T:
+    return await anext(steps)
 
 
 class SyncReplica(Mapping[str, Any]):

@@ -12,7 +12,7 @@ Token = str | Callable[[], str | Awaitable[str]] | None
 class Tokens:
     def __init__(self, token: Token) -> None:
         self._ask = token if callable(token) else None
-        self._token = None if callable(token) else token
+        self._token = None if callable(token) or token is None else _fit(token)
         self._asking = asyncio.Lock()
 
     async def get(self) -> str | None:
@@ -24,8 +24,16 @@ class Tokens:
         async with self._asking:  # several find out at once
             if self._ask is not None and self._token == old:
                 answer = self._ask()
-                self._token = await answer if isawaitable(answer) else answer
+                self._token = _fit(await answer if isawaitable(answer) else answer)
         return self._token
+
+
+def _fit(token: str) -> str:
+    """For a header; one that was read from a file has a line's end. Raises ValueError, without the token."""
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable():
+        raise ValueError("a token that no header takes")
+    return token
 
 
 def header(token: str | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Self
 
 from ..protocol import Mode, Subscribe, check_key, split_channel
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from .live import Live
 
 
-class Watch:
+class Watch(AsyncIterator[Message]):
     """Messages of one selection, in order: what `Live.watch` gives. For one task at a time."""
 
     def __init__(
@@ -35,9 +36,6 @@ class Watch:
     def cursor(self) -> str | None:
         """Where to go on from after all that was taken: as `cursor` of another watch, another day, at another node."""
         return self._inbox.taken
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> Message:
         """Raises what ended it: Forbidden, Unauthorized, BadCursor, UnknownChannel, TooLarge, ProtocolError."""

@@ -54,7 +54,7 @@ async def test_a_replica(node: Node) -> None:
     def work() -> None:
         with connect_sync(node.address) as live:
             rooms = live.replica("memory/rooms")
-            assert (len(rooms), live.state) == (0, "live")
+            assert (len(rooms), next(live.states())) == (0, "live")
             live.put("memory/rooms", "attic", 1)
             rooms.changed()
             assert (dict(rooms), "cellar" in rooms) == ({"attic": 1}, False)
