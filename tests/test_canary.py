@@ -26,6 +26,7 @@ from tests.cluster import drop, fresh
 from tests.process import Served, data_directory, environment, served
 
 CANARY = re.compile("canary-[a-z]+")
+OPEN = pytest.param("", marks=pytest.mark.long)  # of the same paths, fewer have a secret
 LOUD = """
 import logging
 from realtime import cli, logs
@@ -116,7 +117,7 @@ def leaked(text: str) -> list[str]:
     return [line[:400] for line in text.splitlines() if CANARY.search(line)]
 
 
-@pytest.mark.parametrize("closed", ["", "1"])
+@pytest.mark.parametrize("closed", [OPEN, "1"])
 def test_on_stores_that_answer(urls: dict[str, str], closed: str) -> None:
     settings = {**urls, "REALTIME_AUTH__ON": closed or "0", "REALTIME_AUTH__COOKIE_SECRETS": "canary-" + "c" * 40}
     with data_directory() as data, served(data, command=COMMAND, **settings) as service:
@@ -126,7 +127,7 @@ def test_on_stores_that_answer(urls: dict[str, str], closed: str) -> None:
     assert leaked(text) == []
 
 
-@pytest.mark.parametrize("closed", ["", "1"])
+@pytest.mark.parametrize("closed", [OPEN, "1"])
 def test_on_stores_that_do_not(servers: Embedded, closed: str) -> None:
     """Nobody listens on port 1; the MongoDB listens, and does not know the password."""
     mongo = urlsplit(servers.urls["mongo"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime.config import Auth, Config, Jwt, Weather
+from realtime.config import Auth, Config, Jwt, Weather, load
 from realtime.embedded import Embedded
 from realtime.errors import ConfigError
 from realtime.refusals import is_loopback, refuse
@@ -17,19 +17,22 @@ from tests.process import data_directory, environment, served
 RULE = '[[rule]]\nroles = ["*"]\nchannels = ["*"]\nread = true\n'
 
 
-def refused(*options: str, **variables: str) -> str:
-    """The one line with which `realtime serve` refuses."""
-    command = [sys.executable, "-m", "realtime", "serve", "--port", "0", *options]
-    done = subprocess.run(
-        command, env=environment(**variables), capture_output=True, text=True, timeout=30, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1), done.stderr
-    return done.stderr
+def refused(host: str | None = None, **variables: str) -> str:
+    """What is said of these flags and variables."""
+    with pytest.raises(ConfigError) as error:
+        refuse(load({"host": host}, variables))
+    return str(error.value)
+
+
+def test_the_command_says_it_in_a_line_and_ends() -> None:
+    command = [sys.executable, "-m", "realtime", "serve", "--port", "0", "--host", "0.0.0.0"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (78, "", f"{refused('0.0.0.0')}\n")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.1.2.3", "::ffff:10.1.2.3"])
 def test_an_open_service_is_bound_to_loopback(host: str) -> None:
-    said = refused("--host", host)
+    said = refused(host)
     assert f"host is {host!r}" in said
     assert "REALTIME_AUTH__ON=1" in said
     assert "realtime user add" in said
