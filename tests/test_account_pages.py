@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import threading
 import time
 import urllib.error
@@ -267,6 +268,30 @@ def test_without_scripts_everything_works(browser: Browser, site: Site) -> None:
         expect(page.locator("#link")).to_have_text(re.compile("/sign-in"))
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_by_a_name_and_without_tls_the_forms_are_ours(browser: Browser, site: Site) -> None:
+    """There a browser says by `Origin` alone where a form is from, and lets no script write the clipboard."""
+    named = browser.browser_type.launch(
+        executable_path=shutil.which("chromium"),
+        args=["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP realtime.test 127.0.0.1"],
+    )
+    try:
+        with named.new_context() as context:  # which complains of what it does without TLS
+            page = context.new_page()
+            base = site.url("").replace("127.0.0.1", "realtime.test")
+            page.goto(f"{base}/account")
+            page.get_by_label("E-mail").fill(email("ada"))
+            page.get_by_label("Password").fill(PASSWORD)
+            page.get_by_role("button", name="Sign in").click()
+            page.get_by_label("What it is for").fill("ci")
+            page.get_by_role("button", name="Make token").click()
+            expect(page.locator("#secret")).to_have_text(re.compile("^rt_"))
+            expect(page.get_by_role("button", name="Copy")).to_be_hidden()
+            page.get_by_role("button", name="Sign out").click()
+            expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    finally:
+        named.close()
 
 
 PAGES = ["/sign-in", "/sign-in?link=x", "LINK", "/", "/account", "/accounts", "/account?x", "/accounts?x"]

@@ -450,7 +450,7 @@ async def test_a_forged_form_does_nothing(visitor: Visitor, found: Guarded, head
         (b"do=name&name=a%00b", FORM, 400),
         (b"do=name&name=%ff", FORM, 400),
         (b"do=name&name=\xff", FORM, 400),
-        (b"&".join(b"a=b" for _ in range(17)), FORM, 400),
+        (b"do=name&name=x" + 15 * b"&a=b", FORM, 400),
         (b'{"do": "name", "name": "x"}', "application/json", 415),
         (b"do=name&name=x", "text/plain", 415),
     ],
