@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from realtime.app import Service
 from realtime.brokers.memory import MemoryBroker
-from realtime.config import Config
+from realtime.config import Config, Limits
 from realtime.stores.memory import MemoryStore
 from tests.wait import until
 
@@ -18,9 +18,9 @@ from tests.wait import until
 class Node:
     """`store` and `broker` are there for what goes on behind the service's back."""
 
-    def __init__(self, port: int = 0, history: int = 1000) -> None:
+    def __init__(self, port: int = 0, history: int = 1000, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.store, self.broker = MemoryStore("memory"), MemoryBroker(history=history)
-        self.service = Service(Config(port=port, drain=2), self.broker, [self.store], "node-1")
+        self.service = Service(Config(port=port, drain=2, limits=limits), self.broker, [self.store], "node-1")
 
     @property
     def address(self) -> str:

@@ -80,6 +80,15 @@ def test_all_that_is_taken_is_all_there_is(mode: Mode, story: list[Any]) -> None
         inbox.SLOW = slow
 
 
+def test_half_a_snapshot_is_forgotten_with_its_connection() -> None:
+    waiting = Inbox(CHANNEL, None, "latest", None, lambda: None)
+    waiting.take(protocol.Subscribed(1, CHANNEL, "v1.e.1", {"a": Raw(b"1")}, more=True))
+    assert (waiting.next(), waiting.cursor) == (None, None)
+    waiting.broken()
+    waiting.take(protocol.Subscribed(2, CHANNEL, "v1.e.2", {"b": Raw(b"2")}))
+    assert waiting.next() == Snapshot(CHANNEL, None, {"b": 2}, "v1.e.2")
+
+
 def test_a_cursor_that_was_taken_never_skips() -> None:
     """Taken in the middle of what is slow: all events behind that cursor are still to come."""
     waiting = Inbox(CHANNEL, None, "latest", "v1.e.0", lambda: None)

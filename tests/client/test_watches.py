@@ -13,8 +13,9 @@ import pytest
 from msgspec import Raw
 
 from realtime.client import Event, Message, RealtimeError, Snapshot, Watch, connect, inbox
+from realtime.config import Limits
 from realtime.protocol import ANYHOW
-from tests.client.conftest import Node
+from tests.client.conftest import Node, Nodes
 from tests.wait import until
 
 pytestmark = pytest.mark.asyncio
@@ -126,6 +127,28 @@ async def test_a_step_that_is_cancelled_loses_nothing(node: Node) -> None:
                 got.append(step.result())
         got += await taken(watch, 199) if not got or got[-1].value != 199 else []  # type: ignore[union-attr]
         assert [value for _, value in events(got)] == list(range(200))
+
+
+@pytest.mark.expects_logs
+async def test_what_is_refused_for_now_is_asked_for_again(node: Node) -> None:
+    """The broker is away: no new subscription can start, and the client does not make that its user's affair."""
+    async with connect(node.address) as live:
+        await anext(live.watch("memory/rooms"))
+        node.broker.wire.brokers.remove(node.broker)
+        rooms = live.replica("memory/other")
+        await until(lambda: next(iter(live._links))._selections._all["memory/other", None].tries > 2)
+        assert live.state == "catching up"
+        node.broker.wire.brokers.append(node.broker)
+        assert dict(await rooms) == {}
+        assert connections(node) == 1
+
+
+async def test_more_than_may_be_asked_for_at_once_is_asked_for_in_time(run_node: Nodes) -> None:
+    async with run_node(limits=Limits(subscribes=10)) as node, connect(node.address) as live:
+        watches = [live.watch("memory/rooms", key=f"k{number}") for number in range(60)]  # forty may come at once
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(anext, watches))
+        assert node.sessions == 60
 
 
 async def test_nothing_stays_behind(node: Node) -> None:
