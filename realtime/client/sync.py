@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ..errors import RealtimeError
@@ -35,12 +36,15 @@ class _Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="realtime client", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What it returns."""
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._loop.is_closed():
             work.close()
             raise RealtimeError("the connection is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What it returns."""
+        future = self.start(work)
         try:
             return future.result()
         except BaseException:
@@ -151,20 +155,29 @@ class SyncLive:
 
 
 class SyncWatch(Iterator[Message]):
-    """As `Watch`; each step blocks."""
+    """As `Watch`; each step blocks. One that is interrupted is gone on with by the next, so that no message is lost."""
 
     def __init__(self, loop: _Loop, watch: Watch) -> None:
         self._loop, self._watch = loop, watch
+        self._under_way: Future[Message] | None = None
 
     @property
     def cursor(self) -> str | None:
         return self._watch.cursor
 
     def __next__(self) -> Message:
+        if self._under_way is None:
+            self._under_way = self._loop.start(_step(self._watch))
+        self._under_way.exception()  # waits
+        step, self._under_way = self._under_way, None
         try:
-            return self._loop.run(_step(self._watch))
+            return step.result()
         except StopAsyncIteration:
             raise StopIteration from None
+
+    def __del__(self) -> None:
+        if self._under_way is not None:
+            self._under_way.cancel()
 
     def close(self) -> None:
         self._loop.run(self._watch.aclose())

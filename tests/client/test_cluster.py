@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
 from realtime.client import Event, Snapshot, Watch, connect
 from realtime.embedded import Embedded
+from realtime.verify.proxy import Proxy
 from tests.cluster import Nodes, address, cluster
 from tests.stores.pg import psql
 
@@ -66,6 +69,42 @@ async def test_what_was_waited_for_can_be_read_anywhere(nodes: Nodes) -> None:
             while rooms.cursor != written.cursor:
                 await rooms.changed()
             assert rooms["attic"] == number
+
+
+async def test_a_node_that_stops_behind_a_balancer_costs_nothing(nodes: Nodes) -> None:
+    """Every committed row comes once, in order, from whichever node the one address leads to."""
+    last = 300
+    first, second = nodes
+    async with (
+        Proxy(("127.0.0.1", first.port)) as balancer,
+        connect(f"http://127.0.0.1:{balancer.port}") as live,
+        asyncio.TaskGroup() as tasks,
+    ):
+        watch = live.watch("postgres/entries", key="1", mode="all")
+        await anext(watch)
+        tasks.create_task(_count(nodes.urls["postgres"], last))
+        titles: list[str] = []
+        while not titles or titles[-1] != str(last):
+            row = await value(watch)
+            assert isinstance(row, dict)
+            titles.append(row["title"])
+            if len(titles) == 50:
+                balancer.reset()
+            if len(titles) == 100:
+                balancer.upstream = ("127.0.0.1", second.port)
+                await first.drain()
+    assert titles == [str(number) for number in range(last + 1)]
+
+
+async def _count(url: str, last: int) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("INSERT INTO entries (slug, title) VALUES ('a', '0')")
+        for number in range(1, last + 1):
+            await connection.execute("UPDATE entries SET title = $1 WHERE id = 1", str(number))
+            await asyncio.sleep(0.003)
+    finally:
+        await connection.close()
 
 
 def _within(part: object, whole: object) -> bool:

@@ -111,6 +111,34 @@ with connect_sync(sys.argv[1]) as live:
 """
 
 
+INTERRUPTED = """
+import signal
+import sys
+from realtime.client import connect_sync
+
+def stop(*_):
+    raise TimeoutError
+
+signal.signal(signal.SIGALRM, stop)
+with connect_sync(sys.argv[1]) as live:
+    watch = live.watch("memory/rooms", mode="all")
+    next(watch)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        next(watch)
+    except TimeoutError:
+        live.put("memory/rooms", "attic", 1, wait=True)
+        live.put("memory/rooms", "attic", 2)
+    print(next(watch).value, next(watch).value)
+"""
+
+
+async def test_a_step_that_is_interrupted_loses_nothing(node: Node) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, node.address]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stdout) == (0, "1 2\n"), done.stderr
+
+
 async def test_ctrl_c_ends_it(node: Node) -> None:
     program = await asyncio.create_subprocess_exec(
         sys.executable,
