@@ -275,6 +275,20 @@ async def test_a_link_sets_a_password_once(visitor: Visitor, found: Guarded) -> 
     assert (await other.sign_in("nil", "a new password")).code == 303
 
 
+async def test_a_link_is_not_used_up_by_a_service_that_is_busy(visitor: Visitor, found: Guarded) -> None:
+    guard = found.nodes[0].door.guard
+    assert guard is not None
+    link, places = await found.accounts.link(email("nil")), guard.accounts._passwords._places
+    taken = 0
+    while places.acquire(blocking=False):
+        taken += 1
+    busy = await visitor.post("/sign-in", link=link, password="a new password")
+    places.release(taken)
+    assert (busy.code, visitor.cookie) == (503, None)
+    [another] = re.findall(r'name="link" value="([^"]+)"', busy.body.decode())
+    assert (await visitor.post("/sign-in", link=another, password="a new password")).code == 303
+
+
 # one's own account ----------------------------------------------------------------------------------------------------
 
 
