@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ..errors import RealtimeError
@@ -47,6 +47,8 @@ class _Loop:
         future = self.start(work)
         try:
             return future.result()
+        except CancelledError:
+            raise RealtimeError("the connection is closed") from None
         except BaseException:
             future.cancel()
             raise
@@ -60,9 +62,19 @@ class _Loop:
         return self.run(work())
 
     def close(self) -> None:
+        """With what others wait for."""
+        self.start(_end_others()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _end_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others)
 
 
 class SyncLive:

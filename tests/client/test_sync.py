@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from realtime.client import Conflict, Event, RealtimeError, Snapshot, connect_sync
+from realtime.client import Conflict, Event, RealtimeError, Snapshot, SyncLive, connect_sync
 from tests.client.conftest import Node
 from tests.wait import until
 
@@ -109,6 +109,45 @@ with connect_sync(sys.argv[1]) as live:
     finally:
         print("left", flush=True)
 """
+
+
+async def test_other_threads_are_let_go(node: Node) -> None:
+    """Of a watch, a replica and a request, that wait while it is closed."""
+    heard = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        heard.set()
+        await reader.read()
+        writer.close()
+
+    def follow(live: SyncLive) -> int:
+        return len(list(live.watch("memory/rooms")))
+
+    def keep(live: SyncLive) -> None:
+        with pytest.raises(RealtimeError, match="closed"):
+            live.replica("memory/other").changed()
+
+    def ask(live: SyncLive) -> None:
+        with pytest.raises(RealtimeError):
+            live.get("memory/rooms", "attic")
+
+    server = await asyncio.start_server(never, "127.0.0.1", 0)
+    silent = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    live, other = connect_sync(node.address), connect_sync(silent)
+    await asyncio.to_thread(live.__enter__)
+    await asyncio.to_thread(other.__enter__)
+    following, keeping = asyncio.to_thread(follow, live), asyncio.to_thread(keep, live)
+    waiting = [asyncio.ensure_future(each) for each in (following, keeping, asyncio.to_thread(ask, other))]
+    await heard.wait()
+    await until(lambda: node.sessions == 2 and live.state == "live")
+    for each in (live, other):
+        await loop.run_in_executor(None, each.__exit__)
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*waiting) == [1, None, None]
+    server.close()
+    await server.wait_closed()
 
 
 INTERRUPTED = """

@@ -67,15 +67,17 @@ async def test_without_a_token_that_holds(there: Guarded) -> None:
 
 async def test_a_right_that_is_taken_away(there: Guarded) -> None:
     async with connect(there.bases[0], token=there.tokens["will"]) as live:
-        rooms = await live.replica("redis/notes")
+        await live.put("redis/notes", "a", 1, wait=True)
+        notes = await live.replica("redis/notes")
+        assert dict(notes) == {"a": 1}
         watch = live.watch("redis/rooms")
         await anext(watch)
         await there.accounts.change(there.people["will"].id, roles=())
         with pytest.raises(Forbidden):
             await anext(watch)
         with pytest.raises(Forbidden):
-            await rooms.changed()
-        assert dict(rooms) == {}
+            await notes.changed()
+        assert dict(notes) == {}
 
 
 async def test_a_token_that_expires_is_renewed(there: Guarded) -> None:
