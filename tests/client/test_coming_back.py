@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 
 import pytest
 import pytest_asyncio
@@ -13,7 +14,7 @@ from realtime.client import Event, ProtocolError, Reset, Snapshot, Watch, connec
 from realtime.handlers import websocket
 from realtime.protocol import ANYHOW
 from realtime.tasks import Tasks
-from realtime.verify.proxy import Proxy
+from realtime.verify.proxy import Mode, Proxy
 from tests.client.conftest import Node, Nodes
 from tests.wait import until
 
@@ -66,6 +67,47 @@ async def test_a_network_that_drops_costs_nothing(node: Node, proxy: Proxy) -> N
             assert await heard(watch, 599) == list(range(600))
         finally:
             await tasks.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_any_network_ends_well(node: Node, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Every event of every key to the one watch, the last values to the replica and to the one who wants the newest."""
+    monkeypatch.setattr(websocket, "HEARTBEAT", 1)
+    dice, tasks = Random(seed), Tasks()
+    modes: list[Mode] = ["ok", "slow", "refuse", "blackhole", "deaf", "mute"]
+
+    async def breaks() -> None:
+        while True:
+            proxy.mode = dice.choice(modes)
+            await asyncio.sleep(dice.uniform(0, 0.8))
+            proxy.mode = "ok"
+            if dice.random() < 0.5:
+                proxy.reset()
+            await asyncio.sleep(dice.uniform(0, 0.8))
+
+    async def follow(watch: Watch, into: list[int]) -> None:
+        async for message in watch:
+            into += [message.value] if isinstance(message, Event) else []
+
+    async with connect(through(proxy)) as live:
+        everything: list[int] = []
+        newest: list[int] = []
+        rooms = await live.replica("memory/rooms")
+        for mode, into in (("all", everything), ("latest", newest)):
+            watch = live.watch("memory/rooms", mode=mode)  # type: ignore[arg-type]
+            await anext(watch)
+            tasks.start(follow(watch, into), "follow")
+        tasks.start(breaks(), "breaks")
+        for number in range(800):
+            await write(node, number, f"k{number % 7}")
+            await asyncio.sleep(0.01)
+        await until(lambda: bool(everything) and everything[-1] == 799, 40)
+        await until(lambda: bool(newest) and newest[-1] == 799, 40)
+        await until(lambda: rooms.get("k1") == 799, 40)
+        await tasks.close()
+        assert everything == list(range(800))
+        assert dict(rooms) == {f"k{number % 7}": number for number in range(793, 800)}
+        assert newest == sorted(set(newest))
 
 
 async def test_what_the_history_does_not_have_is_a_visible_reset(run_node: Nodes) -> None:

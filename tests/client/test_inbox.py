@@ -80,6 +80,16 @@ def test_all_that_is_taken_is_all_there_is(mode: Mode, story: list[Any]) -> None
         inbox.SLOW = slow
 
 
+@pytest.mark.parametrize(("mode", "left"), [("latest", 1), ("all", 12)])
+def test_items_take_the_place_of_what_they_are_newer_than(mode: Mode, left: int) -> None:
+    waiting = Inbox(CHANNEL, None, mode, "v1.e.0", lambda: None)
+    for number in range(1, 11):
+        waiting.take(event(number, "a", "put"))
+    waiting.take(reset(11, ["a"], more=False))
+    waiting.take(reset(12, ["b"], more=False))
+    assert len(waiting) == left
+
+
 def test_half_a_snapshot_is_forgotten_with_its_connection() -> None:
     waiting = Inbox(CHANNEL, None, "latest", None, lambda: None)
     waiting.take(protocol.Subscribed(1, CHANNEL, "v1.e.1", {"a": Raw(b"1")}, more=True))
