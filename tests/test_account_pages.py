@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Coroutine, Iterator
@@ -226,15 +225,13 @@ def test_signing_out_ends_the_live_page_on_another_node(browser: Browser, site: 
         with here.expect_event("websocket", timeout=15_000) as opened:
             here.reload()
         live(here)
-        ended: list[float] = []
-        opened.value.on("close", lambda _: ended.append(time.monotonic()))
+        ended: list[bool] = []
+        opened.value.on("close", lambda _: ended.append(True))
         out = here.context.new_page()
         out.goto(site.url("/account", 0))
-        begin = time.monotonic()
         out.get_by_role("button", name="Sign out").click()
         expect(here).to_have_url(re.compile("/sign-in"))
         assert ended
-        assert ended[0] - begin < 1.5
         assert here.url == site.url("/sign-in?next=%2F", 1)
         live(elsewhere)  # others stay
 

@@ -11,9 +11,9 @@ from tornado.iostream import IOStream
 from tornado.web import Application, stream_request_body
 
 from ..errors import RealtimeError
-from .base import Handler
 from .bounds import Bounds
 from .door import Door
+from .pieces import Pieces
 
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 MOST_IGNORED = 100 << 20  # bytes of a body that are read to answer that it is too large
@@ -32,7 +32,7 @@ class Web(Application):
 
 
 @stream_request_body
-class TurnedAway(Handler):
+class TurnedAway(Pieces):
     """Answered without a look at the body."""
 
     def initialize(self, door: Door, error: RealtimeError) -> None:  # type: ignore[override]
@@ -41,9 +41,6 @@ class TurnedAway(Handler):
 
     async def prepare(self) -> None:
         raise self._error
-
-    def data_received(self, chunk: bytes) -> None:
-        pass
 
 
 class Server(HTTPServer):

@@ -16,6 +16,7 @@ from ..auth.accounts import Accounts
 from ..errors import Forbidden, ProtocolError, RealtimeError, TooLarge, Unsupported
 from .door import Door
 from .pages import Page
+from .pieces import Pieces
 
 MAX_FORM = 16 << 10  # bytes
 MAX_FIELDS = 16
@@ -33,25 +34,19 @@ def local(path: str) -> str:
 
 
 @stream_request_body
-class FormHandler(Page):
+class FormHandler(Pieces, Page):
     """There are none where nobody is asked who they are."""
 
     def initialize(self, door: Door, *, accounts: Accounts) -> None:  # type: ignore[override]  # as its routes say
         super().initialize(door)
         self.accounts = accounts
-        self._body = bytearray()
-        self._length = 0
+        self.most = MAX_FORM
         self._fields: dict[str, list[str]] | None = None
 
     async def prepare(self) -> None:
         await super().prepare()
         if self.request.method == "POST":
             self.door.bounds.write(self.caller)
-
-    def data_received(self, chunk: bytes) -> None:
-        self._length += len(chunk)
-        if self._length <= MAX_FORM:
-            self._body += chunk
 
     def field(self, name: str) -> str:
         """What was sent, empty where nothing was. Raises ProtocolError, TooLarge or Unsupported."""
@@ -76,13 +71,13 @@ class FormHandler(Page):
             self.set_header("Retry-After", str(error.retry_after))
 
     def _read(self) -> dict[str, list[str]]:
-        if self._length > MAX_FORM:
-            raise TooLarge(f"a form of {self._length} bytes", hint=f"a form has at most {MAX_FORM}")
+        if self.length > MAX_FORM:
+            raise TooLarge(f"a form of {self.length} bytes", hint=f"a form has at most {MAX_FORM}")
         if self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != FORM:
             raise Unsupported("not a form", hint=f"Content-Type: {FORM}")
         try:
             return parse_qs(
-                self._body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+                self.body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
             )
         except ValueError:
             raise ProtocolError("not a form, or not in UTF-8") from None

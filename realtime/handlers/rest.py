@@ -19,6 +19,7 @@ from .base import MERGE_PATCH
 from .door import Door
 from .entrance import ignore_body
 from .live import LONGEST_POLL, Found, LiveHandler
+from .pieces import Pieces
 
 PAGE, LONGEST_PAGE = 100, 1000
 READING = ("GET", "HEAD", "OPTIONS")
@@ -44,39 +45,30 @@ class Receipt(Struct):
 
 
 @stream_request_body
-class RestHandler(LiveHandler):
-    """Bodies are taken piece by piece, so that one that is too large gets an answer instead of a closed connection."""
-
+class RestHandler(Pieces, LiveHandler):
     def initialize(self, door: Door) -> None:
         super().initialize(door)
         ignore_body(self.request)
-        self._most = door.bounds.limits.body_bytes
-        self._body = bytearray()
-        self._length = 0
+        self.most = door.bounds.limits.body_bytes
 
     async def prepare(self) -> None:
         await super().prepare()
         length = self.request.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > self._most:  # said before it is sent
+        if length.isdigit() and int(length) > self.most:  # said before it is sent
             raise self._too_large(length)
         if self.request.method not in READING:
             self.door.bounds.write(self.caller)
 
-    def data_received(self, chunk: bytes) -> None:
-        self._length += len(chunk)
-        if self._length <= self._most:
-            self._body += chunk
-
     def value(self) -> Raw:
-        if self._length > self._most:
-            raise self._too_large(self._length)
-        if not self._body:
+        if self.length > self.most:
+            raise self._too_large(self.length)
+        if not self.body:
             raise ProtocolError("the body is empty", hint="send the value as JSON")
-        return parse_value(bytes(self._body))
+        return parse_value(self.body)
 
     def _too_large(self, length: object) -> TooLarge:
         self.door.bounds.count("body_bytes")
-        return TooLarge(f"a body of {length} bytes", hint=f"a value has at most {self._most} bytes")
+        return TooLarge(f"a body of {length} bytes", hint=f"a value has at most {self.most} bytes")
 
     def condition(self) -> Condition:
         """If-Match and If-None-Match. (RFC 9110, 13.1)"""

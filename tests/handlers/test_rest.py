@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -255,3 +256,20 @@ async def test_a_new_item_has_nothing_to_match(http: Http) -> None:
     answer, _ = await http("POST", "/v1/memory/rooms", 1, If_Match='"x"')
     assert answer.code == 400
     assert (await http("GET", "/v1/memory/rooms"))[1]["items"] == {}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("body", "ends"), [("Content-Length: 2000000", True), ("Transfer-Encoding: chunked", True), ("X: y", False)]
+)
+async def test_who_is_refused_before_the_body_is_told_that_the_connection_ends(
+    base_url: str, body: str, ends: bool
+) -> None:
+    """A client that would use it again would find it broken."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(base_url.rpartition(":")[2]))
+    lines = ["PUT /v1/memory/a/b HTTP/1.1", "Host: localhost", "Authorization: nothing", body]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert (b"Connection: close" in head) is ends
+    writer.close()
+    await writer.wait_closed()

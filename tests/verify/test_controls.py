@@ -25,7 +25,13 @@ CONTROLS = {
 }
 
 
-@pytest.mark.parametrize("safeguard", SAFEGUARDS)
+# Those that see what another one sees, too, are for `-m long`.
+LONG = {"reconcile", "version check"}
+
+
+@pytest.mark.parametrize(
+    "safeguard", [pytest.param(each, marks=[pytest.mark.long] * (each in LONG)) for each in SAFEGUARDS]
+)
 async def test_the_checker_sees_that_a_safeguard_is_missing(safeguard: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "PATIENCE", 8.0)  # who is wrong then stays wrong
     fault, expected, besides = CONTROLS[safeguard]
