@@ -15,23 +15,27 @@ from .protocol import Codec, Cursor, Placed
 
 MAX_TURN = 1 << 16  # bytes of events that wait for the end of a turn; beyond it they are sent at once
 
-Send = Callable[[bytes], bool]  # False: the connection did not take it all; it has the rest, and must be given no more
+Send = Callable[[bytes], int]  # how much of it was taken; OSError: none
 
 
 class Way(NamedTuple):
-    """How a crowd reaches a connection. `due`: call `flush` when the turn is over."""
+    """How a crowd reaches a connection: by its socket's own `send`, with nothing of ours around it.
+
+    `due`: call `flush` when the turn is over. `rest`: keep what the socket did not take.
+    """
 
     codec: Codec
     due: Callable[[Crowd[Any]], None]
     send: Send
+    rest: Callable[[bytes], None]
 
 
 class Listener(Protocol):
     def deliver(self, event: Placed) -> None:
         """Take an event of the selector."""
 
-    def refused(self) -> None:
-        """Step out of the crowd: the connection did not take all that was sent."""
+    def refused(self, rest: bytes) -> None:
+        """Step out of the crowd: the connection did not take this of what was sent."""
 
     def alone(self) -> None:
         """Step out of the crowd, with its events."""
@@ -83,9 +87,20 @@ class Crowd(Generic[L]):
                 listener.alone()
             return
         self.events, self._size = [], 0
-        refusing = [send for send in self._members if not send(frames)]
-        for listener in [self._members[send] for send in refusing]:
-            listener.refused()
+        for send, taken in self._send(frames):
+            self._members[send].refused(frames[taken:])
+
+    def _send(self, frames: bytes) -> list[tuple[Send, int]]:
+        """To all; those that did not take it whole, and how much they took."""
+        size, members, refusing = len(frames), iter(self._members), list[tuple[Send, int]]()
+        while True:
+            try:
+                for send in members:
+                    if (taken := send(frames)) != size:
+                        refusing.append((send, taken))
+                return refusing
+            except OSError:  # full, or gone: the others are behind it
+                refusing.append((send, 0))
 
 
 class Audience(Generic[L]):

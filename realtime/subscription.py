@@ -88,8 +88,11 @@ class Subscription:
             for event in crowd.events:
                 self.session.pass_on(event, event, self.mode)
 
-    def refused(self) -> None:
+    def refused(self, rest: bytes) -> None:
+        way = self.session.way
         self.session.stall()
+        if way is not None:
+            way.rest(rest)
 
     def alone(self) -> None:
         self.session.step_out()

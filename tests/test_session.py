@@ -384,7 +384,7 @@ def test_half_a_snapshot_of_one_connection_is_no_part_of_the_next() -> None:
 
 
 class Connection(Pair):
-    """A pair whose session a crowd can reach; takes so many sends, refuses the next one, then none until it is read."""
+    """A pair whose session a crowd can reach; takes so many sends, half of the next one, then none until it is read."""
 
     def __init__(
         self, hub: Hub, turn: list[Crowd[Any]], *, key: str | None = None, limit: int = session.MAX_PENDING
@@ -393,14 +393,23 @@ class Connection(Pair):
         self.hub = hub
         self.room = 1_000
         self.sends = 0
-        self.session = Session(self._wake, limit=limit, way=Way("json", turn.append, self._send))
+        self.session = Session(self._wake, limit=limit, way=Way("json", turn.append, self._send, self._rest))
+        self._half = b""
 
-    def _send(self, frames: bytes) -> bool:
+    def _send(self, frames: bytes) -> int:
         assert self.room >= 0, "it was given more than it took"
         self.sends += 1
         self.room -= 1
+        if self.room < 0:
+            self._half = frames[: len(frames) // 2]
+            if not self._half[1:]:
+                raise BlockingIOError
+            return len(self._half)
         self._hear(unframed(frames))
-        return self.room >= 0
+        return len(frames)
+
+    def _rest(self, data: bytes) -> None:
+        self._hear(unframed(self._half + data))
 
     def _hear(self, texts: Iterable[bytes]) -> None:
         for text in texts:

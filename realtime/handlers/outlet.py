@@ -31,10 +31,16 @@ class Outlet(Conversation):
 
     def __init__(self, door: Door, socket: WebSocketHandler, codec: Codec, identity: Identity) -> None:
         self._socket, self._stream, self._codec = socket, stream_of(socket), codec
-        self._straight = Straight(self._stream, self._relieved)
+        self._straight = straight = Straight(self._stream, self._relieved, self._step_out)
         self._due = False  # at the end of this turn
         self.answered = True  # the last ping
-        super().__init__(door, "websocket", identity, Way(codec, door.over, self._straight.send))
+        way = None if straight.raw is None else Way(codec, door.over, straight.raw, straight.rest)
+        super().__init__(door, "websocket", identity, way)
+
+    def _step_out(self) -> None:
+        """Tornado writes: into the crowd again when the turn is over, if that is out by then."""
+        self.session.step_out()
+        self.wake()
 
     def wake(self) -> None:
         if not self._due:
@@ -50,7 +56,8 @@ class Outlet(Conversation):
             while not straight.held and (messages := session.take(PORTION)):
                 if not straight.send(b"".join([frame(message, self._codec) for message in messages])):
                     session.stall()
-            session.settle()
+            if straight.clear:
+                session.settle()
         except Exception:  # a message that cannot be sent: a socket that is open but silent would be worse
             log.exception("a message could not be sent")
             self._hang_up(INTERNAL_ERROR, "our mistake: come back and resume from your cursor")

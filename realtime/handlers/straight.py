@@ -14,6 +14,8 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
+from ..audience import Send
+
 NONE = HTTPHeaders()
 
 
@@ -33,16 +35,30 @@ def forget_handshake(socket: WebSocketHandler) -> None:
 
 
 class Straight:
-    """`relieved` is called when the kernel has taken what it had refused."""
+    """`relieved` is called when the kernel has taken what it had refused; `others` before Tornado writes anything: then
+    the stream may have a buffer, past which nobody may send.
+    """
 
-    __slots__ = ("_buffer", "_relieved", "_send", "_stream", "held")
+    __slots__ = ("_buffer", "_others", "_relieved", "_send", "_stream", "_write", "held")
 
-    def __init__(self, stream: IOStream, relieved: Callable[[], None]) -> None:
+    def __init__(self, stream: IOStream, relieved: Callable[[], None], others: Callable[[], None]) -> None:
         self.held = False  # the stream has bytes of ours that the kernel had no room for: give it no more
         self._stream = stream
         self._relieved: Callable[[], None] | None = relieved
         self._buffer = stream._write_buffer  # the same one until the stream is closed, which empties it
         self._send = stream.socket.send if type(stream) is IOStream else None
+        self._write, self._others = stream.write, others
+        stream.write = self._by_others  # type: ignore[method-assign]
+
+    @property
+    def raw(self) -> Send | None:
+        """The socket's own `send`, for as long as this is `clear`; None where there is more to it (TLS)."""
+        return self._send
+
+    @property
+    def clear(self) -> bool:
+        """Nothing is buffered, and nothing will be until `others` is called."""
+        return not self._buffer._size
 
     def send(self, data: bytes) -> bool:
         """False: the kernel has not taken it all, and the stream has the rest; or the connection is gone."""
@@ -62,7 +78,7 @@ class Straight:
     def _leave(self, rest: memoryview) -> bool:
         """To the stream, behind what it has."""
         try:
-            written = self._stream.write(rest)
+            written = self._write(rest)
         except StreamClosedError:
             return False
         if written.done():
@@ -73,9 +89,23 @@ class Straight:
 
     def close(self) -> None:
         """Call nobody any more."""
-        self._relieved = None
+        self._relieved, self._others = None, _nobody
+        self._stream.__dict__.pop("write", None)
+
+    def rest(self, data: bytes) -> None:
+        """Of what was sent past us, what the kernel did not take."""
+        if self._leave(memoryview(data)) and self._relieved is not None:
+            self._relieved()
+
+    def _by_others(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        self._others()
+        return self._write(data)
 
     def _written(self, written: asyncio.Future[None]) -> None:
         self.held = False
         if not written.cancelled() and written.exception() is None and self._relieved is not None:
             self._relieved()
+
+
+def _nobody() -> None:
+    pass

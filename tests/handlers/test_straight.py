@@ -9,8 +9,8 @@ import asyncio
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
@@ -45,7 +45,8 @@ class Socket(WebSocketHandler):
     def open(self, *_: str, **__: str) -> None:
         forget_handshake(self)
         self.stream = stream_of(self)
-        self.straight = Straight(self.stream, self._relieved)
+        self.others: list[bool] = []  # whether the stream was clear when Tornado was about to write
+        self.straight = Straight(self.stream, self._relieved, lambda: self.others.append(self.straight.clear))
         self.opened.set_result(self)
 
     def on_pong(self, data: bytes) -> None:
@@ -163,6 +164,44 @@ async def test_a_connection_that_is_gone_takes_nothing(full: bool) -> None:
         assert socket.relieved == 0
 
 
+async def test_before_tornado_writes_it_says_so() -> None:
+    """Pings, pongs, messages and close frames: all that may leave something in the buffer."""
+    async with connected() as (socket, client):
+        writes: list[Callable[[], object]] = [
+            lambda: socket.ping(b"1"),
+            lambda: socket.write_message("2"),
+            lambda: socket.close(1000),
+        ]
+        for number, write in enumerate(writes, 1):
+            write()
+            assert socket.others == [True] * number
+        socket.straight.close()
+        assert "write" not in vars(socket.stream)
+    async with connected() as (socket, client):
+        await client.ping(b"?")
+        await until(lambda: socket.others == [True])
+        socket.fill()  # which is ours, and no other's
+        assert (socket.others, socket.straight.clear) == ([True], False)
+
+
+async def test_what_a_send_past_us_left_comes_before_all_else() -> None:
+    async with connected() as (socket, client):
+        assert socket.straight.raw is not None
+        frame, sent = numbered(0), 0
+        with suppress(BlockingIOError):
+            while (taken := socket.straight.raw(frame)) == len(frame):
+                sent += 1
+                taken = 0
+        socket.straight.rest(frame[taken:])
+        assert socket.straight.held
+        assert not socket.straight.send(numbered(7))
+        assert await numbers(client, sent + 2) == [0] * (sent + 1) + [7]
+        await until(lambda: socket.relieved == 2)
+        socket.straight.rest(websocket_frame(b"8", binary=False))  # of which the kernel takes all by now
+        assert socket.relieved == 3
+        assert await numbers(client, 1) == [8]
+
+
 async def test_no_client_is_promised_compression() -> None:
     """A frame for all cannot be compressed for one."""
     async with connected(compression="deflate") as (socket, client):
@@ -188,6 +227,7 @@ async def test_tls_goes_its_ordinary_way(certificate: tuple[Path, Path]) -> None
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     async with connected(server, ssl=trusting) as (socket, client):
         assert isinstance(socket.stream, SSLIOStream)
+        assert socket.straight.raw is None
         assert socket.straight.send(numbered(0))
         assert not socket.straight.held
         assert await numbers(client, 1) == [0]
