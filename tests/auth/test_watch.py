@@ -110,10 +110,12 @@ async def test_whose_row_it_was_and_whose_it_is_are_both_told(db: Database) -> N
 
 
 async def test_who_comes_again_costs_no_query(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(db.url) as accounts:
-        await accounts.add(EMAIL, "", PASSWORD, [])
+    heard = Told()
+    async with opened(db.url, heard) as accounts:
+        ann = await accounts.add(EMAIL, "", PASSWORD, [])
         secret, _ = await accounts.sign_in(EMAIL, PASSWORD, HERE)
         _, token = await accounts.issue(EMAIL, "x", ["read"], None)
+        await until(lambda: heard.count(ann.id) == 3)  # of what it did itself, too
         told = accounts._known.turn
         await accounts.signed_in(secret)
         await accounts.bearer(token)
