@@ -11,18 +11,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.netutil import Resolver, bind_sockets
+from tornado.netutil import Resolver
 from tornado.web import Application, RequestHandler
 
 from realtime import addresses
 from realtime.addresses import Address, NoAnswer
 from realtime.errors import ConfigError
+from tests.web import Answer, listening, saying
 
 MAX_BODY = 1 << 20
 NAME = "weather.example"
-
-Answer = Callable[[RequestHandler], Any]
 
 
 class Names(Resolver):
@@ -54,24 +52,8 @@ class Door(RequestHandler):
 async def serving(answer: Answer) -> AsyncIterator[tuple[int, list[str]]]:
     """Its port, and the paths that it was asked for."""
     asked: list[str] = []
-    server = HTTPServer(Application([(r"/.*", Door, {"answer": answer, "asked": asked})]))
-    sockets = bind_sockets(0, "127.0.0.1")
-    server.add_sockets(sockets)
-    try:
-        yield sockets[0].getsockname()[1], asked
-    finally:
-        server.stop()
-        await server.close_all_connections()
-
-
-def saying(body: bytes, status: int = 200, **headers: str) -> Answer:
-    def answer(handler: RequestHandler) -> None:
-        handler.set_status(status)
-        for name, value in headers.items():
-            handler.set_header(name.replace("_", "-"), value)
-        handler.finish(body)
-
-    return answer
+    async with listening(Application([(r"/.*", Door, {"answer": answer, "asked": asked})])) as base:
+        yield int(base.rpartition(":")[2]), asked
 
 
 def address(url: str, *, inside: bool = False, resolver: Resolver | None = None) -> Address:
@@ -84,7 +66,7 @@ def address(url: str, *, inside: bool = False, resolver: Resolver | None = None)
 @pytest.mark.asyncio
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "[::ffff:127.0.0.1]"])
 async def test_loopback_may_be_asked_by_name(host: str) -> None:
-    async with serving(saying(b"here")) as (port, asked):
+    async with serving(saying(200, b"here")) as (port, asked):
         response = await address(f"http://{host}:{port}/a?b=1").get()
         assert (response.code, response.body, asked) == (200, b"here", ["/a"])
 
@@ -143,7 +125,7 @@ REFUSED = [
 @pytest.mark.parametrize("ip", REFUSED)
 @pytest.mark.parametrize("beside", [(), ("93.184.215.14",)])
 async def test_a_name_that_stands_for_something_inside_is_not_asked(ip: str, beside: tuple[str, ...]) -> None:
-    async with serving(saying(b"secret")) as (port, asked):
+    async with serving(saying(200, b"secret")) as (port, asked):
         resolver = Names((*beside, ip))
         with pytest.raises(NoAnswer, match=f"{NAME} stands for .*, which is not asked"):
             await address(f"https://{NAME}:{port}/", resolver=resolver).get()
@@ -162,7 +144,7 @@ async def test_a_name_in_public_is_connected_to_as_it_was_looked_at(ip: str) -> 
 @pytest.mark.asyncio
 async def test_a_name_is_resolved_once_each_time() -> None:
     """The second time it stands for something else: so it is looked at again, and not before."""
-    async with serving(saying(b"here")) as (port, asked):
+    async with serving(saying(200, b"here")) as (port, asked):
         resolver = Names(("127.0.0.1",), ("10.0.0.1",))
         there = address(f"http://localhost:{port}/", resolver=resolver)
         assert (await there.get()).body == b"here"
@@ -194,7 +176,7 @@ async def test_its_owner_may_say_that_it_is_inside(ip: str, good: bool) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_no_redirect_is_followed(status: int) -> None:
-    async with serving(saying(b"", status, Location="/other")) as (port, asked):
+    async with serving(saying(status, Location="/other")) as (port, asked):
         assert (await address(f"http://127.0.0.1:{port}/").get()).code == status
         assert asked == ["/"]
 
@@ -209,11 +191,11 @@ def streamed(size: int) -> Answer:
 
 
 def zipped(size: int) -> Answer:
-    return saying(gzip.compress(b" " * size), Content_Encoding="gzip")
+    return saying(200, gzip.compress(b" " * size), Content_Encoding="gzip")
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("kind", [lambda size: saying(b" " * size), streamed, zipped])
+@pytest.mark.parametrize("kind", [lambda size: saying(200, b" " * size), streamed, zipped])
 async def test_a_body_has_an_end(kind: Callable[[int], Answer]) -> None:
     async with serving(kind(MAX_BODY)) as (port, _):
         assert len((await address(f"http://127.0.0.1:{port}/").get()).body) == MAX_BODY
@@ -234,7 +216,7 @@ async def test_a_bomb_costs_no_memory() -> None:
 
 @pytest.mark.asyncio
 async def test_headers_have_an_end() -> None:
-    async with serving(saying(b"", X_Long="x" * (17 << 10))) as (port, _):
+    async with serving(saying(200, X_Long="x" * (17 << 10))) as (port, _):
         with pytest.raises(NoAnswer):
             await address(f"http://127.0.0.1:{port}/").get()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
@@ -13,14 +13,12 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
+
+from tests.web import Answer, listening
 
 ISSUER, AUDIENCE = "https://issuer.example", "realtime"
 SECRET = "s" * 64
-
-Answer = Callable[[RequestHandler], Any]
 
 
 @cache
@@ -101,11 +99,5 @@ class Door(RequestHandler):
 async def shop() -> AsyncIterator[tuple[Shop, str]]:
     """And the URL of its keys."""
     there = Shop()
-    server = HTTPServer(Application([(r"/.*", Door, {"shop": there})]))
-    sockets = bind_sockets(0, "127.0.0.1")
-    server.add_sockets(sockets)
-    try:
-        yield there, f"http://127.0.0.1:{sockets[0].getsockname()[1]}/keys"
-    finally:
-        server.stop()
-        await server.close_all_connections()
+    async with listening(Application([(r"/.*", Door, {"shop": there})])) as base:
+        yield there, f"{base}/keys"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
-from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.routing import Rule
-from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from realtime.app import Service, application
@@ -23,6 +20,7 @@ from realtime.config import Auth, Config
 from realtime.handlers.base import SECURE
 from realtime.rights import ADMIN, NOBODY, Identity
 from realtime.stores.memory import MemoryStore
+from tests.web import listening
 
 PATHS = ["/", "/healthz", "/readyz", "/metrics", "/v1/stores", "/v1/live?subscribe=memory/a&wait=0", "/v1/ws"]
 PATHS += [
@@ -108,18 +106,6 @@ async def test_its_own_names_are_good(base_url: str, host: str) -> None:
 async def fetched(service: Service, config: Config, path: str, **headers: str) -> int:
     async with listening(application(service.door, config)) as base:
         return (await ask(base + path, **headers)).code
-
-
-@asynccontextmanager
-async def listening(app: Application) -> AsyncIterator[str]:
-    socket, port = bind_unused_port()
-    server = HTTPServer(app)
-    server.add_socket(socket)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.stop()
-        await server.close_all_connections()
 
 
 @pytest.mark.gen_test

@@ -15,7 +15,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 from msgspec import UNSET, Raw
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
@@ -28,6 +27,7 @@ from realtime.stores.keeper import Item, Keeper, MemoryKeeper, RedisKeeper
 from realtime.stores.weather import WeatherStore
 from realtime.stores.weather_codes import WORDS, words
 from realtime.stores.weather_simulated import current
+from tests.web import listening, saying
 
 from ..wait import until
 
@@ -58,15 +58,6 @@ class Upstream:
         handler.set_header("Content-Type", "application/json")
         handler.finish(json.dumps(answers[0] if count == 1 else answers))
 
-    def saying(self, status: int, body: bytes = b"", **headers: str) -> Callable[[RequestHandler], None]:
-        def answer(handler: RequestHandler) -> None:
-            handler.set_status(status)
-            for name, value in headers.items():
-                handler.set_header(name.replace("_", "-"), value)
-            handler.finish(body)
-
-        return answer
-
 
 class Door(RequestHandler):
     def initialize(self, upstream: Upstream) -> None:
@@ -83,14 +74,8 @@ class Door(RequestHandler):
 @asynccontextmanager
 async def provider() -> AsyncIterator[tuple[Upstream, str]]:
     upstream = Upstream()
-    server = HTTPServer(Application([(r"/v1/forecast", Door, {"upstream": upstream})]))
-    sockets = bind_sockets(0, "127.0.0.1")
-    server.add_sockets(sockets)
-    try:
-        yield upstream, f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1/forecast"
-    finally:
-        server.stop()
-        await server.close_all_connections()
+    async with listening(Application([(r"/v1/forecast", Door, {"upstream": upstream})])) as base:
+        yield upstream, f"{base}/v1/forecast"
 
 
 def store_of(uri: str, keeper: Keeper | None = None, places: tuple[Place, ...] = PLACES) -> WeatherStore:
@@ -209,18 +194,18 @@ def endless(handler: RequestHandler) -> Any:
 Answer = Callable[[RequestHandler], Any]
 BOMB = gzip.compress(b" " * (64 << 20))
 BAD: dict[str, Callable[[Upstream], Answer]] = {
-    "limit": lambda upstream: upstream.saying(429, b'{"error":true,"reason":"Minutely limit exceeded"}'),
-    "down": lambda upstream: upstream.saying(503),
-    "refusal": lambda upstream: upstream.saying(400, b'{"error":true,"reason":"Invalid"}'),
-    "refusal with 200": lambda upstream: upstream.saying(200, b'{"error":true,"reason":"Invalid"}'),
-    "redirect": lambda upstream: upstream.saying(302, Location="/v1/forecast?followed=1"),
-    "garbage": lambda upstream: upstream.saying(200, b"<html>\xff"),
-    "another shape": lambda upstream: upstream.saying(200, b'[{"current":{"time":"now"}}]'),
-    "a time beyond time": lambda upstream: upstream.saying(200, b'[{"current":{"time":99999999999999999}}]'),
-    "too few": lambda upstream: upstream.saying(200, b'[{"current":{"time":1}}]'),
-    "nested": lambda upstream: upstream.saying(200, b"[" * 100_000),
+    "limit": lambda upstream: saying(429, b'{"error":true,"reason":"Minutely limit exceeded"}'),
+    "down": lambda upstream: saying(503),
+    "refusal": lambda upstream: saying(400, b'{"error":true,"reason":"Invalid"}'),
+    "refusal with 200": lambda upstream: saying(200, b'{"error":true,"reason":"Invalid"}'),
+    "redirect": lambda upstream: saying(302, Location="/v1/forecast?followed=1"),
+    "garbage": lambda upstream: saying(200, b"<html>\xff"),
+    "another shape": lambda upstream: saying(200, b'[{"current":{"time":"now"}}]'),
+    "a time beyond time": lambda upstream: saying(200, b'[{"current":{"time":99999999999999999}}]'),
+    "too few": lambda upstream: saying(200, b'[{"current":{"time":1}}]'),
+    "nested": lambda upstream: saying(200, b"[" * 100_000),
     "too large": lambda upstream: endless,
-    "bomb": lambda upstream: upstream.saying(200, BOMB, Content_Encoding="gzip"),
+    "bomb": lambda upstream: saying(200, BOMB, Content_Encoding="gzip"),
     "slow": lambda upstream: slow,
 }
 
@@ -263,7 +248,7 @@ async def test_retry_after_is_honoured() -> None:
     async with provider() as (upstream, uri), aclosing(store_of(uri).changes(None)) as changes:
         await anext(changes)
         await changes_of(changes)
-        upstream.answer = upstream.saying(429, b"{}", Retry_After="1")
+        upstream.answer = saying(429, b"{}", Retry_After="1")
         before, start = len(upstream.requests), asyncio.get_running_loop().time()
         assert value_of((await changes_of(changes))[0])["stale"]  # said while it waits
         assert len(upstream.requests) == before + 1
@@ -277,7 +262,7 @@ async def test_retry_after_is_honoured() -> None:
 @pytest.mark.asyncio
 async def test_a_provider_that_was_never_there_is_down() -> None:
     async with provider() as (upstream, uri):
-        upstream.answer = upstream.saying(503)
+        upstream.answer = saying(503)
         store = store_of(uri)
         assert "current" in await store.collections()  # not asked yet
         async with aclosing(store.changes(None)) as changes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
+
+from tests.web import listening
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -34,12 +34,6 @@ async def answering(*pieces: bytes, open_end: bool = False) -> AsyncIterator[str
         held.set()
 
 
-@asynccontextmanager
-async def serving(handler: type[RequestHandler]) -> AsyncIterator[str]:
+def serving(handler: type[RequestHandler]) -> AbstractAsyncContextManager[str]:
     """The address of a service of which every path is this one."""
-    sockets = bind_sockets(0, "127.0.0.1")
-    server = HTTPServer(Application([(".*", handler)]))
-    server.add_sockets(sockets)
-    yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    server.stop()
-    await server.close_all_connections()
+    return listening(Application([(".*", handler)]))
