@@ -26,7 +26,7 @@ from .errors import ConfigError, StartError
 from .feeds import Feed
 from .handlers.accounts import AccountHandler, AccountsHandler
 from .handlers.base import Handler, Missing
-from .handlers.door import Door
+from .handlers.door import DEFAULTS, Door
 from .handlers.entrance import Server, Web
 from .handlers.health import AliveHandler, MetricsHandler, ReadyHandler, StoresHandler
 from .handlers.hosts import Hosts, Misdirected
@@ -48,7 +48,6 @@ from .stores.weather import WeatherStore
 
 log = logging.getLogger("realtime.app")
 
-DEFAULTS = Config()
 DEMO_PERIOD = 2.0  # seconds between two simulated observations
 QUIET = 0.2  # seconds between saying "not ready" and closing the door
 

@@ -41,7 +41,7 @@ class Node:
     ) -> None:
         self.name, self.metrics, self._limits = name, metrics, limits or Limits()
         self.stores: Mapping[str, Store] = {store.name: store for store in stores}
-        self.items = Items(self._store_of)
+        self.items = Items(self._store_of, self._place)
         self._turns = {name: asyncio.Semaphore(self._limits.snapshots) for name in self.stores}
         self.sources = Sources(stores, metrics, self._tell)
         self._broker, self._hub = broker, Hub()
@@ -68,7 +68,7 @@ class Node:
         session.rights.view(request.channel, request.key)  # before it shows whether there is such a channel
         store, _ = self._store_of(request.channel)
         cursor = Cursor.parse(request.cursor) if request.cursor else None
-        subscription = self._listen(session, request)
+        subscription = self._listen(session, request, store)
         try:
             await self._joins.join(subscription, cursor)
         except BaseException:
@@ -114,8 +114,7 @@ class Node:
                 if subscription.refresh(channel.position, channel.version) != before:
                     session.send(subscription.fresh())
 
-    def _listen(self, session: Session, request: Subscribe) -> Subscription:
-        store, _ = self._store_of(request.channel)
+    def _listen(self, session: Session, request: Subscribe, store: Store) -> Subscription:
         subscription = Subscription(session, request, store.contains)
         self._hub.add(subscription)
         self.metrics.subscriptions.inc()
@@ -153,8 +152,7 @@ class Node:
 
     async def read(self, rights: Rights, name: str, key: str) -> Item:
         """One value. Raises NotFound."""
-        position = await self._place(rights, name, key)
-        snapshot = await self.items.read(rights, name, key)
+        snapshot, position = await self.items.read(rights, name, key)
         return Item(snapshot.items[key], _fenced(position, snapshot.fence))
 
     def sentence(self, name: str, value: Raw) -> str:
@@ -166,8 +164,7 @@ class Node:
 
     async def page(self, rights: Rights, name: str, after: str | None, limit: int) -> tuple[Snapshot, Cursor | None]:
         """Up to `limit` items after a key; a cursor only where they are the whole collection."""
-        position = await self._place(rights, name)
-        snapshot = await self.items.page(rights, name, after, limit)
+        snapshot, position = await self.items.page(rights, name, after, limit)
         whole = after is None and snapshot.next is None
         return snapshot, _fenced(position, snapshot.fence) if whole else None
 
@@ -194,21 +191,17 @@ class Node:
     @asynccontextmanager
     async def _listening(self, name: str, key: str | None) -> AsyncIterator[tuple[Session, asyncio.Event]]:
         """A session of our own that hears of the key, or of all keys, from now on."""
+        store, _ = self._store_of(name)
         woken = asyncio.Event()
         session = Session(woken.set)
-        subscription = self._listen(session, Subscribe(0, name, key))
+        subscription = self._listen(session, Subscribe(0, name, key), store)
         try:
             subscription.follow((await self._channels.follow(name)).place)
             yield session, woken
         finally:
             self.release(session)
 
-    async def _place(self, rights: Rights, name: str, key: str | None = None) -> Cursor | None:
-        """Where the channel is, for who may read it."""
-        split_channel(name)
-        check_key(key)
-        rights.view(name, key)
-        self._store_of(name)
+    async def _place(self, name: str) -> Cursor | None:
         channel = self._channels.get(name)
         if channel is not None and channel.position is not None:
             return channel.position

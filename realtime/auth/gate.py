@@ -10,7 +10,10 @@ from typing import NamedTuple, Protocol
 
 from ..errors import Unauthorized
 from ..rights import ANONYMOUS, EVERYTHING, NOBODY, Identity, Rights, Rules
+from .accounts import Accounts
+from .jwts import Jwts
 from .secret import TOKEN
+from .tickets import Tickets
 
 
 class Shown(NamedTuple):
@@ -19,27 +22,6 @@ class Shown(NamedTuple):
     bearer: str | None = None  # a token
     ticket: str | None = None
     sign_in: str | None = None  # what is in a browser's cookie
-
-
-class Accounts(Protocol):
-    """Raises Unauthorized, StoreDown."""
-
-    async def signed_in(self, secret: str) -> Identity: ...
-    async def bearer(self, secret: str) -> Identity: ...
-    async def still(self, identity: Identity) -> Identity | None: ...
-
-
-class Tickets(Protocol):
-    """Raises Unauthorized, BrokerDown."""
-
-    async def issue(self, identity: Identity) -> str: ...
-    async def redeem(self, text: str) -> Identity: ...
-
-
-class Jwts(Protocol):
-    """Raises Unauthorized."""
-
-    async def identity(self, text: str) -> Identity: ...
 
 
 class Gate(Protocol):

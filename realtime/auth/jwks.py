@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from ..addresses import Address, NoAnswer
 from ..config import Jwt
 from ..errors import ConfigError, Unavailable
 from ..tasks import Tasks
+from .stamp import stamp
 
 log = logging.getLogger("realtime.auth.jwks")
 
@@ -76,7 +76,7 @@ class KeyFile:
 
     def __init__(self, path: str, algorithms: Sequence[str]) -> None:
         self._path, self._algorithms = path, algorithms
-        self._seen = self._stamp()
+        self._seen = stamp(path)
         try:
             self._keys = self._read()
         except (OSError, ValueError) as error:
@@ -92,21 +92,14 @@ class KeyFile:
 
     def _look(self) -> None:
         """A file that is gone or broken says nothing: it may just be being written."""
-        stamp = self._stamp()
-        if stamp == self._seen:
+        found = stamp(self._path)
+        if found == self._seen:
             return
-        self._seen = stamp
+        self._seen = found
         try:
             self._keys = self._read()
         except (OSError, ValueError) as error:
             log.warning("the keys of the issuer cannot be read, the last ones stay good: %s: %s", self._path, error)
-
-    def _stamp(self) -> tuple[int, ...] | None:
-        try:
-            about = os.stat(self._path)
-        except OSError:
-            return None
-        return about.st_mtime_ns, about.st_size, about.st_ino
 
     def _read(self) -> Mapping[str, Key]:
         with open(self._path, "rb") as file:

@@ -6,13 +6,13 @@ A file that cannot be read any more, or is none, changes nothing: the rules that
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ConfigError
 from ..rights import ADMIN, Rules, parse_rules
 from ..tasks import Tasks
+from .stamp import stamp
 
 log = logging.getLogger("realtime.auth")
 
@@ -35,7 +35,7 @@ class RulesFile:
 
     def __init__(self, path: str, changed: Callable[[Rules], None]) -> None:
         self._path, self._changed = path, changed
-        self._stamp = self._look()
+        self._stamp = stamp(self._path)
         self._tasks = Tasks()
 
     def open(self) -> None:
@@ -45,10 +45,10 @@ class RulesFile:
         await self._tasks.close()
 
     async def _step(self) -> None:
-        stamp = self._look()
-        if stamp == self._stamp:
+        found = stamp(self._path)
+        if found == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = found
         try:
             rules = read_rules(self._path)
         except ConfigError as error:
@@ -56,10 +56,3 @@ class RulesFile:
             return
         log.info("new rules from %s", self._path)
         self._changed(rules)
-
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -64,8 +64,7 @@ class Http:
             connection.abort()
             self._open.discard(connection)
             raise
-        early = answer.status >= 400 and body is not None  # before the body was read: then the connection is closed
-        if connection.next_cycle() and not (early or self._closed):
+        if connection.next_cycle() and not self._closed:
             self._idle.append(connection)
         else:
             await self._drop(connection)

@@ -78,8 +78,8 @@ class AccountHandler(OwnHandler):
         if lifetime not in LIFETIMES:
             raise ProtocolError(f"no lifetime of a token: {lifetime[:40]!r}")
         expires = time.time() + int(lifetime) * DAY if lifetime else None
-        scopes = self.field("scopes").replace(",", " ").split()
-        _, secret = await self.accounts.issue(self.identity.user, self.field("name"), scopes, expires)
+        name, scopes = self.field("name"), self.words("scopes")
+        _, secret = await self.accounts.issue(self.identity.user, name, scopes, expires)
         await self._show(secret=secret)
 
     async def _show(self, error: RealtimeError | None = None, failed: str = "", secret: str = "") -> None:
@@ -117,13 +117,14 @@ class AccountsHandler(OwnHandler):
         try:
             match action:
                 case "add":
-                    account = await self.accounts.add(self.field("email"), self.field("name"), None, self._roles())
+                    email, name, roles = self.field("email"), self.field("name"), self.words("roles")
+                    account = await self.accounts.add(email, name, None, roles)
                     await self._show(linked=account.email, link=await self.accounts.link(account.id))
                 case "link":
                     account = await self.accounts.get(user)
                     await self._show(linked=account.email, link=await self.accounts.link(user))
                 case "roles":
-                    await self._change(user, roles=self._roles())
+                    await self._change(user, roles=self.words("roles"))
                 case "disable" | "enable":
                     await self._change(user, disabled=action == "disable")
                 case _:
@@ -132,9 +133,6 @@ class AccountsHandler(OwnHandler):
             await self._show(error, action)
         if not self._finished:
             self.redirect(f"/accounts?done={action}", status=303)
-
-    def _roles(self) -> list[str]:
-        return self.field("roles").replace(",", " ").split()
 
     async def _change(self, user: str, *, roles: list[str] | None = None, disabled: bool | None = None) -> None:
         own = (await self.accounts.get(user)).id == self.identity.user

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from tornado.web import create_signed_value, decode_signed_value
 
 from ..auth.gate import Shown
+from ..auth.jwts import LONGEST
+from ..auth.sign_ins import SIGN_IN as LASTS
 from ..errors import Forbidden, StoreDown, Unauthorized
 
 if TYPE_CHECKING:
     from .base import Handler
 
 SIGN_IN = "realtime_sign_in"
-DAYS = 0.5  # that a cookie is good for
-MAX_TOKEN = 8192  # characters
+DAYS = LASTS / 86_400  # that a cookie is good for
 
 
 def shown(handler: Handler, *, ticket: bool = False) -> Shown:
@@ -27,7 +28,7 @@ def shown(handler: Handler, *, ticket: bool = False) -> Shown:
     if header is not None:
         kind, _, token = header.partition(" ")
         token = token.strip()
-        if kind.lower() != "bearer" or not token or len(token) > MAX_TOKEN:
+        if kind.lower() != "bearer" or not token or len(token) > LONGEST:
             raise Unauthorized("an Authorization header that has no bearer token")
         return Shown(bearer=token)
     if ticket and (text := handler.get_query_argument("ticket", "")):
@@ -41,7 +42,7 @@ def remember(handler: Handler, secret: str) -> None:
         raise StoreDown("the keys that cookies are signed with are not known yet")
     secrets, version = handler.door.guard.keys
     signed = create_signed_value(secrets, _name(handler), secret, key_version=version)
-    handler.set_cookie(_name(handler), signed.decode(), max_age=round(DAYS * 86_400), **_attributes(handler))
+    handler.set_cookie(_name(handler), signed.decode(), max_age=LASTS, **_attributes(handler))
 
 
 def forget(handler: Handler) -> None:

@@ -57,6 +57,10 @@ class FormHandler(Pieces, Page):
             raise ProtocolError(f"{name} has control characters, or more than {MAX_FIELD} of any")
         return text
 
+    def words(self, name: str) -> list[str]:
+        """With commas or blanks between them."""
+        return self.field(name).replace(",", " ").split()
+
     def kept(self, name: str) -> str:
         """What was sent, to be put back into the form."""
         return (self._fields or {}).get(name, [""])[-1]

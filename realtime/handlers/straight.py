@@ -39,21 +39,17 @@ class Straight:
     the stream may have a buffer, past which nobody may send.
     """
 
-    __slots__ = ("_buffer", "_others", "_relieved", "_send", "_stream", "_write", "held")
+    __slots__ = ("_buffer", "_others", "_relieved", "_stream", "_write", "held", "raw")
 
     def __init__(self, stream: IOStream, relieved: Callable[[], None], others: Callable[[], None]) -> None:
         self.held = False  # the stream has bytes of ours that the kernel had no room for: give it no more
         self._stream = stream
-        self._relieved: Callable[[], None] | None = relieved
+        self._relieved = relieved
         self._buffer = stream._write_buffer  # the same one until the stream is closed, which empties it
-        self._send = stream.socket.send if type(stream) is IOStream else None
+        # The socket's own `send`, for as long as this is `clear`; None where there is more to it (TLS).
+        self.raw: Send | None = stream.socket.send if type(stream) is IOStream else None
         self._write, self._others = stream.write, others
         stream.write = self._by_others  # type: ignore[method-assign]
-
-    @property
-    def raw(self) -> Send | None:
-        """The socket's own `send`, for as long as this is `clear`; None where there is more to it (TLS)."""
-        return self._send
 
     @property
     def clear(self) -> bool:
@@ -64,8 +60,8 @@ class Straight:
         """False: the kernel has not taken it all, and the stream has the rest; or the connection is gone."""
         sent = 0
         try:
-            if self._send is not None and not self._buffer._size:
-                sent = self._send(data)
+            if self.raw is not None and not self._buffer._size:
+                sent = self.raw(data)
                 if sent == len(data):
                     return True
         except BlockingIOError:
@@ -89,12 +85,12 @@ class Straight:
 
     def close(self) -> None:
         """Call nobody any more."""
-        self._relieved, self._others = None, _nobody
+        self._relieved = self._others = _nobody
         self._stream.__dict__.pop("write", None)
 
     def rest(self, data: bytes) -> None:
         """Of what was sent past us, what the kernel did not take."""
-        if self._leave(memoryview(data)) and self._relieved is not None:
+        if self._leave(memoryview(data)):
             self._relieved()
 
     def _by_others(self, data: bytes | memoryview) -> asyncio.Future[None]:
@@ -103,7 +99,7 @@ class Straight:
 
     def _written(self, written: asyncio.Future[None]) -> None:
         self.held = False
-        if not written.cancelled() and written.exception() is None and self._relieved is not None:
+        if not written.cancelled() and written.exception() is None:
             self._relieved()
 
 

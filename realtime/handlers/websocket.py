@@ -12,6 +12,7 @@ import logging
 from tornado.websocket import WebSocketHandler
 
 from ..auth.gate import Shown
+from ..auth.jwts import LONGEST
 from ..errors import Draining, Flooding, Forbidden, ProtocolError, RealtimeError, TooMany
 from ..protocol import (
     Auth,
@@ -29,7 +30,7 @@ from ..protocol import (
 )
 from .base import Handler
 from .bounds import Caller, Meter
-from .credentials import MAX_TOKEN, check_origin_is_told
+from .credentials import check_origin_is_told
 from .heart import HEARTBEAT
 from .outlet import Outlet
 from .straight import forget_handshake
@@ -139,7 +140,7 @@ class LiveSocket(WebSocketHandler, Handler):
     async def _authenticate(self, token: str) -> None:
         try:
             turn = self.door.turn
-            before, identity = self.identity, await self.door.gate.who(Shown(bearer=token[:MAX_TOKEN]))
+            before, identity = self.identity, await self.door.gate.who(Shown(bearer=token[:LONGEST]))
             if before.known and before.user != identity.user:
                 raise Forbidden("the token is another user's", hint="open another connection for them")
             if not before.known:
